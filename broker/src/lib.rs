@@ -1,0 +1,4 @@
+//! The broker: SQLite storage, replication, the client API, and the tasks that own the core's machines.
+
+pub mod handle;
+pub mod store;

@@ -1,0 +1,40 @@
+//! Every bound of the system, with its unit and its reason.
+
+/// Longest topic name, bytes: fits a file name with a suffix, as in other brokers.
+pub const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// Longest group or consumer id, bytes.
+pub const GROUP_NAME_BYTES_MAX: usize = 255;
+/// Largest single record (key, headers and value together), bytes.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Largest record batch as stored and replicated, bytes. One replication request always holds at least one.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Most records in one batch.
+pub const BATCH_RECORDS_MAX: usize = 10_000;
+/// Largest request body on the client port, bytes: one batch and its JSON overhead.
+pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Most partitions of one topic.
+pub const PARTITIONS_MAX: u32 = 1_000;
+/// Highest replication factor.
+pub const REPLICATION_FACTOR_MAX: u32 = 9;
+/// Most records in one poll answer.
+pub const POLL_RECORDS_MAX: u32 = 1_000;
+/// Longest long-poll, milliseconds.
+pub const POLL_TIMEOUT_MS_MAX: u64 = 60_000;
+/// Most payload bytes in one poll answer; one record always fits.
+pub const POLL_BYTES_MAX: usize = 4 << 20;
+/// Records waiting to be appended on one broker, bytes: past it publishers are told to come back (503).
+pub const INFLIGHT_BYTES_MAX: usize = 64 << 20;
+/// Requests waiting in front of a task's inbox.
+pub const INBOX_MAX: usize = 4_096;
+/// Bytes of one replication request between two brokers.
+pub const REPLICATE_BYTES_MAX: usize = 4 << 20;
+/// Recent batches kept in memory per partition for followers and tail readers, bytes.
+pub const TAIL_BYTES_MAX: usize = 1 << 20;
+/// Committed image changes kept to bring lagging brokers up to date without a full image.
+pub const IMAGE_DELTAS_MAX: usize = 1_000;
+/// Partitions of the internal topic of consumer groups; fixed for the life of a cluster.
+pub const GROUP_PARTITIONS: u32 = 8;
+/// Name of the internal topic of consumer groups.
+pub const GROUPS_TOPIC: &str = "__groups";
+/// Version of the messages between brokers.
+pub const PROTO: u16 = 1;

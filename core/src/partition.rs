@@ -1,0 +1,323 @@
+//! Replication of partitions: leader and follower rules, and all replicas of one broker composed into one machine.
+//!
+//! Push, AppendEntries-shaped, one path for steady state and catch-up. The commit point is the high watermark: the
+//! minimum over the maximal ISR (committed members and those asked for), only while the committed ISR has `min_isr`.
+//! Sources: KIP-101 and KIP-279 (truncation by leader epoch), KIP-497 and KIP-903 (ISR changes through the controller,
+//! bound to registrations), KIP-966 (strict minimum ISR).
+
+use crate::Mono;
+use crate::control::image::Image;
+use crate::control::{Ticket, Weakening};
+use crate::ids::{BrokerId, LeaderEpoch, Offset, RunId, TopicPartition};
+use crate::record::Batch;
+use crate::wire::internal::{AlterIsr, ReplicateReply, ReplicateRequest};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What makes up the machine; see [`Replicas::new`].
+#[derive(Clone, Debug)]
+pub struct ReplicasConfig {
+    /// This broker.
+    pub me: BrokerId,
+    /// This process: an image that holds another run is not about it.
+    pub run_id: RunId,
+    /// Multiplies every timeout.
+    pub timeout_scale: u32,
+    /// Rules switched off by tests; empty in production.
+    pub weakened: Vec<Weakening>,
+}
+
+/// One replica as read back from disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredReplica {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// Highest leader epoch adopted.
+    pub leader_epoch: LeaderEpoch,
+    /// First offset.
+    pub log_start: Offset,
+    /// Next offset.
+    pub log_end: Offset,
+    /// High watermark as last written: at most the true one.
+    pub high_watermark: Offset,
+    /// Start offset of each leader epoch in the log, ascending.
+    pub epochs: Vec<(LeaderEpoch, Offset)>,
+}
+
+/// When a publisher is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acks {
+    /// Once every in-sync replica has synced the record.
+    All,
+    /// Once the leader has synced it.
+    Leader,
+    /// At once.
+    None,
+}
+
+/// Names one [`Action::Write`] until its [`Input::Written`]. Grows by one a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriteId(pub u64);
+
+/// Names one [`Input::Request`] until its [`Action::Answer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What happens to the replicas.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A newer committed image is to be obeyed.
+    Image(Arc<Image>),
+    /// A publisher's records. Kept until [`Input::Flush`], then merged with others of the partition into one batch
+    /// (unless it is an idempotent producer's).
+    Append {
+        /// For [`Action::Acked`].
+        ticket: Ticket,
+        /// Where to.
+        partition: TopicPartition,
+        /// The records; offsets and epoch not yet set.
+        batch: Batch,
+        /// When to answer.
+        acks: Acks,
+        /// Refuse unless the log ends here.
+        expected_offset: Option<Offset>,
+    },
+    /// The inbox is drained: place, write and push what was appended.
+    Flush {
+        /// Wall clock, ms since 1970, for the records' timestamps.
+        now_ms: i64,
+    },
+    /// An [`Action::Write`] is synced. Writes complete in order.
+    Written {
+        /// Which.
+        id: WriteId,
+    },
+    /// A leader's request arrived. Always answered by one [`Action::Answer`].
+    Request {
+        /// For the answer.
+        id: RequestId,
+        /// The sender, authenticated.
+        from: BrokerId,
+        /// The request.
+        request: ReplicateRequest,
+    },
+    /// The outcome of an [`Action::Push`].
+    Reply {
+        /// The follower's broker.
+        from: BrokerId,
+        /// Its answer; `None` if none came (refused, cut, timed out).
+        reply: Option<ReplicateReply>,
+    },
+    /// The answer to [`Action::Load`].
+    Loaded {
+        /// As asked for.
+        to: BrokerId,
+        /// As asked for.
+        partition: TopicPartition,
+        /// As asked for.
+        from: Offset,
+        /// Whole batches from there, contiguous; empty if the log could not be read.
+        batches: Vec<Batch>,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What the shell must do, in order.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Write in one transaction, sync, then give [`Input::Written`]. Later writes may be issued before.
+    /// If it fails for good, the process stops.
+    Write {
+        /// For the completion.
+        id: WriteId,
+        /// One entry a partition.
+        writes: Vec<ReplicaWrite>,
+    },
+    /// Send to the follower's broker; one is outstanding for each broker at a time.
+    Push {
+        /// Whom to.
+        to: BrokerId,
+        /// What.
+        request: ReplicateRequest,
+    },
+    /// Read batches of the own log for a follower that is behind the memory tail.
+    Load {
+        /// For whom.
+        to: BrokerId,
+        /// Which partition.
+        partition: TopicPartition,
+        /// From where; the start of a batch.
+        from: Offset,
+        /// Stop before this many bytes, but after one batch at least.
+        bytes_max: usize,
+    },
+    /// The answer to a leader's request.
+    Answer {
+        /// Which request.
+        id: RequestId,
+        /// The answer.
+        reply: ReplicateReply,
+    },
+    /// The outcome of an [`Input::Append`].
+    Acked {
+        /// As given.
+        ticket: Ticket,
+        /// Where the records are, or why they are not.
+        result: Result<Appended, AppendError>,
+    },
+    /// What readers may see of a replica changed.
+    Visible {
+        /// Which.
+        partition: TopicPartition,
+        /// Everything about it; `None`: no longer here.
+        view: Option<ReplicaView>,
+    },
+    /// To the controller.
+    AlterIsr(AlterIsr),
+    /// A broken invariant that loses no data by going on: count it, log it, show it.
+    Alarm {
+        /// Which invariant.
+        id: crate::invariants::Invariant,
+        /// Which replica.
+        partition: TopicPartition,
+        /// What was seen.
+        detail: String,
+    },
+}
+
+/// A change of one replica on disk, done in one transaction in the order of the fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaWrite {
+    /// Which.
+    pub partition: TopicPartition,
+    /// Drop everything of it (only after a tombstone).
+    pub delete: bool,
+    /// Drop batches and epoch starts at and above this offset.
+    pub truncate_to: Option<Offset>,
+    /// Drop all and start again here (a follower that fell behind the leader's log start).
+    pub reset_to: Option<Offset>,
+    /// A leader epoch that starts in the log.
+    pub epoch_starts: Vec<(LeaderEpoch, Offset)>,
+    /// To append, contiguous with the log end.
+    pub batches: Vec<Batch>,
+    /// Afterwards.
+    pub leader_epoch: LeaderEpoch,
+    /// Afterwards; whole batches below it are deleted.
+    pub log_start: Offset,
+    /// Afterwards.
+    pub log_end: Offset,
+    /// Afterwards.
+    pub high_watermark: Offset,
+}
+
+/// Where a publish ended up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appended {
+    /// Offset of the first record.
+    pub base_offset: Offset,
+    /// Timestamp given to the records, ms since 1970.
+    pub timestamp_ms: i64,
+    /// The leader's epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// In-sync replicas at the time.
+    pub isr: Vec<BrokerId>,
+}
+
+/// Why a publish was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", rename_all = "snake_case")]
+pub enum AppendError {
+    /// Another broker leads (or none). Definite: nothing was written.
+    #[error("this broker does not lead the partition")]
+    NotLeader {
+        /// Who may.
+        leader: Option<BrokerId>,
+    },
+    /// Fewer live in-sync replicas than `min_isr`. Definite: nothing was written.
+    #[error("{alive} of at least {min_isr} in-sync replicas are alive")]
+    NotEnoughReplicas {
+        /// Live in-sync replicas.
+        alive: u32,
+        /// The topic's minimum.
+        min_isr: u32,
+    },
+    /// The log does not end where the publisher expects. Definite.
+    #[error("the log ends at {log_end}")]
+    UnexpectedEnd {
+        /// Where it ends.
+        log_end: Offset,
+    },
+    /// The storage takes no more. Definite.
+    #[error("the storage is full")]
+    StorageFull,
+    /// Leadership was lost after the append: the records may or may not be kept. Ambiguous.
+    #[error("leadership was lost before the records were committed; they may or may not be kept")]
+    Unknown,
+    /// The commit took longer than the publisher wanted to wait. Ambiguous. (Given by the shell.)
+    #[error("the records were not committed in time; they may yet be")]
+    TimedOut,
+    /// Too much is waiting; come back later. Definite. (Given by the shell.)
+    #[error("too many records are waiting")]
+    Overloaded,
+}
+
+/// What a replica is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes writes.
+    Leader,
+    /// Copies the leader.
+    Follower,
+    /// On disk, but the image places nothing here (or this process is not registered yet).
+    Offline,
+}
+
+/// What readers and `/replicas` may see of a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// Its role.
+    pub role: Role,
+    /// Epoch of the leader that it knows.
+    pub leader_epoch: LeaderEpoch,
+    /// First offset held.
+    pub log_start: Offset,
+    /// Records below it are committed and may be read.
+    pub high_watermark: Offset,
+    /// Next offset to be appended (synced or not).
+    pub log_end: Offset,
+    /// On the leader: how far each other replica is proven to match.
+    pub followers: BTreeMap<BrokerId, Option<Offset>>,
+    /// On a follower: when the leader was last heard.
+    pub leader_seen: Option<Mono>,
+}
+
+/// All replicas of one broker.
+pub struct Replicas {
+    _later: (),
+}
+
+impl Replicas {
+    /// Makes the machine with the replicas found on disk. All are offline until an image registers this run.
+    pub fn new(_now: Mono, _config: ReplicasConfig, _stored: Vec<StoredReplica>) -> Self {
+        unimplemented!("replicas")
+    }
+
+    /// Takes one input and returns what must be done, in order.
+    pub fn step(&mut self, _now: Mono, _input: Input) -> Vec<Action> {
+        unimplemented!("replicas")
+    }
+
+    /// Returns when the next [`Input::Tick`] is due.
+    pub fn deadline(&self) -> Mono {
+        unimplemented!("replicas")
+    }
+
+    /// Returns what there is to see of one replica.
+    pub fn view(&self, _partition: TopicPartition) -> Option<ReplicaView> {
+        unimplemented!("replicas")
+    }
+}

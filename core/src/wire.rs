@@ -1,0 +1,6 @@
+//! What goes over sockets: bodies of the client API, messages between brokers, and error codes.
+
+pub mod admin;
+pub mod client;
+pub mod error;
+pub mod internal;

@@ -1,0 +1,1 @@
+//! Bodies of the admin API: topics, brokers, groups.

@@ -1,0 +1,1 @@
+//! Bodies of the client API: publish, poll, subscribe, commit.

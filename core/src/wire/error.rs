@@ -1,0 +1,1 @@
+//! Error codes of the client API and the status that each has.
