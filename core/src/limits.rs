@@ -38,3 +38,5 @@ pub const GROUP_PARTITIONS: u32 = 8;
 pub const GROUPS_TOPIC: &str = "__groups";
 /// Version of the messages between brokers.
 pub const PROTO: u16 = 1;
+/// A member that is not heard for this long loses its partitions, milliseconds.
+pub const GROUP_SESSION_MS: u64 = 10_000;
