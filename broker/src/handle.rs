@@ -1,16 +1,23 @@
 //! The broker as its HTTP handlers see it: one cheap handle onto the tasks that own the state.
 
-use crate::store::StoreError;
+use crate::control::{ControlHandle, ToControl};
+use crate::endpoints::Endpoints;
+use crate::groups::GroupsHandle;
+use crate::metrics::{Metrics, PartitionLabel};
+use crate::replicas::ReplicasHandle;
+use crate::store::{Store, StoreError};
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Command, Outcome, Refusal, Status};
 use pubsub_core::group::{GroupError, GroupReply, GroupRequest};
 use pubsub_core::ids::{BrokerId, Offset, TopicPartition};
-use pubsub_core::partition::{Acks, AppendError, Appended, ReplicaView};
+use pubsub_core::partition::{Acks, AppendError, Appended, ReplicaView, Role};
 use pubsub_core::record::Batch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Where a broker can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,61 +31,98 @@ pub struct Endpoint {
 /// A handle onto a running broker; cloning is cheap.
 #[derive(Clone)]
 pub struct Broker {
-    _later: (),
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: BrokerId,
+    pub(crate) control: ControlHandle,
+    pub(crate) replicas: ReplicasHandle,
+    pub(crate) groups: GroupsHandle,
+    pub(crate) store: Store,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) started: Instant,
 }
 
 impl Broker {
     /// Returns this broker's id.
     pub fn id(&self) -> BrokerId {
-        unimplemented!()
+        self.inner.id
     }
 
     /// Returns the newest committed image that this broker acts on; `None` until it has joined a cluster.
     pub fn image(&self) -> Option<Arc<Image>> {
-        unimplemented!()
+        self.inner.control.images.borrow().clone()
     }
 
     /// Returns a watch on [`Broker::image`].
     pub fn images(&self) -> watch::Receiver<Option<Arc<Image>>> {
-        unimplemented!()
+        self.inner.control.images.clone()
     }
 
     /// Returns what the control plane shows.
     pub fn status(&self) -> Status {
-        unimplemented!()
+        self.inner.control.status.borrow().clone()
     }
 
     /// Returns every endpoint known from the image, discovery, configuration and gossip (in that order of trust).
     pub fn endpoints(&self) -> BTreeMap<BrokerId, Endpoint> {
-        unimplemented!()
+        self.inner.endpoints.all()
+    }
+
+    /// Returns one broker's endpoint.
+    pub fn endpoint(&self, id: BrokerId) -> Option<Endpoint> {
+        self.inner.endpoints.get(id)
     }
 
     /// Asks the controller machine of this broker. Not forwarded: `Refusal::NotController` names who may.
     ///
+    /// # Errors
+    /// See [`Refusal`]; all but `Unknown` are definite.
+    ///
     /// # Cancel safety
     /// Dropping the future does not undo the request.
-    pub async fn propose(&self, _command: Command) -> Result<Outcome, Refusal> {
-        unimplemented!()
+    pub async fn propose(&self, command: Command) -> Result<Outcome, Refusal> {
+        self.inner.control.propose(command).await
     }
 
     /// Appends records to a partition led here and waits as `acks` says, at most `timeout`.
+    ///
+    /// # Errors
+    /// See [`AppendError`], which says whether the outcome is definite.
     ///
     /// # Cancel safety
     /// Dropping the future does not undo the append.
     pub async fn append(
         &self,
-        _partition: TopicPartition,
-        _batch: Batch,
-        _acks: Acks,
-        _expected_offset: Option<Offset>,
-        _timeout: Duration,
+        partition: TopicPartition,
+        batch: Batch,
+        acks: Acks,
+        expected_offset: Option<Offset>,
+        timeout: Duration,
     ) -> Result<Appended, AppendError> {
-        unimplemented!()
+        let (begun, records) = (Instant::now(), u64::from(batch.count()));
+        let result = self.inner.replicas.append(partition, batch, acks, expected_offset, timeout).await;
+        let outcome = match &result {
+            Ok(_) => "acked",
+            Err(AppendError::Unknown | AppendError::TimedOut) => "ambiguous",
+            Err(
+                AppendError::NotLeader { .. }
+                | AppendError::NotEnoughReplicas { .. }
+                | AppendError::UnexpectedEnd { .. }
+                | AppendError::StorageFull
+                | AppendError::Overloaded,
+            ) => "refused",
+        };
+        self.inner.metrics.publish(outcome, records, begun.elapsed().as_secs_f64());
+        result
     }
 
     /// Returns a watch on one replica held here; `None` if there is none.
-    pub fn view(&self, _partition: TopicPartition) -> Option<watch::Receiver<ReplicaView>> {
-        unimplemented!()
+    pub fn view(&self, partition: TopicPartition) -> Option<watch::Receiver<ReplicaView>> {
+        self.inner.replicas.view(partition)
     }
 
     /// Returns whole batches that hold records of `[from, end)`, oldest first; the first may begin before `from` and the
@@ -88,16 +132,117 @@ impl Broker {
     /// When the store can't be read or a batch is damaged.
     pub async fn read(
         &self,
-        _partition: TopicPartition,
-        _from: Offset,
-        _end: Offset,
-        _bytes_max: usize,
+        partition: TopicPartition,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
     ) -> Result<Vec<Batch>, StoreError> {
-        unimplemented!()
+        self.inner.store.read(partition, from, end, bytes_max).await
     }
 
     /// Asks the coordinator of a group, wherever it is.
-    pub async fn group(&self, _request: GroupRequest) -> Result<GroupReply, GroupError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// See [`GroupError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo the request.
+    pub async fn group(&self, request: GroupRequest) -> Result<GroupReply, GroupError> {
+        self.inner.groups.ask(request).await
+    }
+
+    /// Counts records handed to consumers.
+    pub fn count_polled(&self, records: u64) {
+        self.inner.metrics.records_polled.inc_by(records);
+    }
+
+    /// Returns what gossip knows of all brokers, one JSON object each.
+    pub async fn gossip(&self) -> Vec<serde_json::Value> {
+        let (reply, known) = oneshot::channel();
+        if self.inner.control.inbox.send(ToControl::Gossip(reply)).await.is_err() {
+            return vec![];
+        }
+        match known.await {
+            Ok(serde_json::Value::Array(entries)) => entries,
+            Ok(serde_json::Value::Object(entries)) => entries.into_iter().map(|(_, entry)| entry).collect(),
+            Ok(_) | Err(_) => vec![],
+        }
+    }
+
+    /// Returns counters of replication and storage for people.
+    pub fn stats(&self) -> serde_json::Value {
+        let views = self.inner.replicas.views();
+        let led = views.values().filter(|view| view.role == Role::Leader).count();
+        serde_json::json!({
+            "replicas": views.len(),
+            "leading": led,
+            "uptime_ms": u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "storage": self.inner.store.stats(),
+        })
+    }
+
+    /// Returns what is held here of every partition.
+    pub fn views(&self) -> BTreeMap<TopicPartition, ReplicaView> {
+        self.inner.replicas.views()
+    }
+
+    /// Returns whether this broker can serve clients; if not, why.
+    ///
+    /// # Errors
+    /// A sentence for people: what is waited for.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.inner.stopping.is_cancelled() {
+            return Err("the broker is stopping".to_owned());
+        }
+        let status = self.status();
+        if !status.registered {
+            return Err(match status.controller {
+                Some(controller) => format!("waiting to be registered by the controller, broker {controller}"),
+                None => "waiting for a controller: a majority of the voters must be up".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Completes when the broker begins to stop: whoever waits for records should answer now.
+    pub async fn stopping(&self) {
+        self.inner.stopping.cancelled().await;
+    }
+
+    /// Returns all metrics in Prometheus' text format.
+    pub fn metrics_text(&self) -> String {
+        self.observe();
+        self.inner.metrics.text()
+    }
+
+    /// Sets the gauges that are read from state.
+    fn observe(&self) {
+        let (metrics, status) = (&self.inner.metrics, self.status());
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        metrics.controller_epoch.set(signed(status.epoch.0));
+        metrics.is_controller.set(i64::from(status.leading));
+        metrics.registered.set(i64::from(status.registered));
+        let views = self.inner.replicas.views();
+        metrics.partitions_held.set(count(views.len()));
+        metrics.partitions_led.set(count(views.values().filter(|view| view.role == Role::Leader).count()));
+        let Some(image) = self.image() else { return };
+        let mut below = 0;
+        for family in [&metrics.high_watermark, &metrics.log_end, &metrics.isr_size] {
+            family.clear();
+        }
+        for (at, view) in &views {
+            let Some(topic) = image.topics.get(&at.topic) else { continue };
+            let label = PartitionLabel { topic: topic.name.to_string(), partition: at.partition };
+            metrics.high_watermark.get_or_create(&label).set(signed(view.high_watermark));
+            metrics.log_end.get_or_create(&label).set(signed(view.log_end));
+            let entry = usize::try_from(at.partition).ok().and_then(|no| topic.partitions.get(no));
+            if let (Role::Leader, Some(entry)) = (view.role, entry) {
+                metrics.isr_size.get_or_create(&label).set(count(entry.isr.len()));
+                below += i64::from(entry.isr.len() < topic.config.min_isr as usize);
+            }
+        }
+        metrics.partitions_below_min_isr.set(below);
+        self.inner.store.observe(metrics);
     }
 }

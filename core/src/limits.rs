@@ -40,3 +40,7 @@ pub const GROUPS_TOPIC: &str = "__groups";
 pub const PROTO: u16 = 1;
 /// A member that is not heard for this long loses its partitions, milliseconds.
 pub const GROUP_SESSION_MS: u64 = 10_000;
+/// Control messages that wait for one peer; more are dropped, the machines send again.
+pub const MESSAGES_MAX: usize = 256;
+/// Longest wait for a publish to be committed unless the publisher says otherwise, milliseconds.
+pub const PUBLISH_TIMEOUT_MS: u64 = 5_000;

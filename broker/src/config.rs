@@ -1,0 +1,215 @@
+//! Flags and environment of `pubsub-broker`, checked once into real types.
+
+use crate::handle::Endpoint;
+use anyhow::{Context, bail};
+use clap::Parser;
+use pubsub_client::peer_auth::PeerSecret;
+use pubsub_core::ids::BrokerId;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// One broker of a Pubsub cluster.
+///
+/// A broker keeps records in SQLite, replicates them to its peers and serves clients over HTTP. Brokers find each other
+/// through discovery, through `--peers`, or through what they remember; who leads is decided among themselves.
+///
+/// Example: three brokers on one machine
+///   pubsub-discovery &
+///   BROKER_ID=1 BROKER_HTTP_PORT=8081 ELECTION_PORT=5001 pubsub-broker &
+///   BROKER_ID=2 BROKER_HTTP_PORT=8082 ELECTION_PORT=5002 pubsub-broker &
+///   BROKER_ID=3 BROKER_HTTP_PORT=8083 ELECTION_PORT=5003 pubsub-broker &
+#[derive(Debug, Parser)]
+#[command(name = "pubsub-broker", version, verbatim_doc_comment)]
+pub struct Args {
+    /// Id of this broker: 1 to 1000000, unique in the cluster. The highest live id becomes controller.
+    #[arg(long, env = "BROKER_ID", default_value = "1")]
+    broker_id: u32,
+    /// Address that the client listener binds to.
+    #[arg(long, env = "BROKER_HTTP_HOST", default_value = "127.0.0.1")]
+    http_host: IpAddr,
+    /// Port of the client listener [default: 8080 + id].
+    #[arg(long, env = "BROKER_HTTP_PORT", alias = "port")]
+    http_port: Option<u16>,
+    /// URL under which clients and other brokers reach the client listener [default: http://HOST:PORT].
+    #[arg(long, env = "BROKER_API_BASE")]
+    api_base: Option<String>,
+    /// Address that the peer listener binds to. Beyond loopback it needs a cluster secret.
+    #[arg(long, env = "ELECTION_HOST", default_value = "127.0.0.1")]
+    election_host: IpAddr,
+    /// Port of the peer listener: election, heartbeats, replication, gossip [default: 5000 + id].
+    #[arg(long, env = "ELECTION_PORT")]
+    election_port: Option<u16>,
+    /// URL under which other brokers reach the peer listener [default: http://ELECTION_HOST:ELECTION_PORT].
+    #[arg(long, env = "PEER_BASE")]
+    peer_base: Option<String>,
+    /// Peer listeners of other brokers, e.g. "1=http://10.0.0.1:5001,2=http://10.0.0.2:5002".
+    #[arg(long, env = "BROKER_PEERS", default_value = "")]
+    peers: String,
+    /// Client listeners of other brokers as JSON, e.g. {"1":"http://127.0.0.1:8081"}.
+    #[arg(long, env = "BROKER_API_PEERS", default_value = "{}")]
+    api_peers: String,
+    /// URL of the discovery service; empty: none [default: http://127.0.0.1:9090].
+    #[arg(long, env = "DISCOVERY_URL")]
+    discovery_url: Option<String>,
+    /// Founders of a new cluster, the same list on each of them, e.g. "1,2,3" [default: as discovery says].
+    #[arg(long, env = "VOTERS", value_delimiter = ',')]
+    voters: Vec<u32>,
+    /// Directory of this broker's volume [default: data<ID>].
+    #[arg(long, env = "PUBSUB_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Key that seals records at rest: 32 bytes in base64. Once used it is needed for ever.
+    #[arg(long, env = "PUBSUB_STORAGE_KEY", hide_env_values = true)]
+    storage_key: Option<String>,
+    /// Secret shared by all brokers and discovery, at least 16 bytes. Without it the peer listener serves loopback only.
+    #[arg(long, env = "PUBSUB_CLUSTER_SECRET", hide_env_values = true)]
+    cluster_secret: Option<String>,
+    /// Failure domain of this broker.
+    #[arg(long, env = "PUBSUB_ZONE")]
+    zone: Option<String>,
+    /// Multiplies every protocol timeout: 1 on a LAN, 3 on a starved machine.
+    #[arg(long, env = "PUBSUB_TIMEOUT_SCALE", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=100))]
+    timeout_scale: u32,
+    /// Origins that browsers may call from, comma-separated; "*": any.
+    #[arg(long, env = "PUBSUB_CORS_ORIGINS", value_delimiter = ',')]
+    cors_origins: Vec<String>,
+    /// What to log, e.g. "info" or "pubsub_broker=debug".
+    #[arg(long, env = "PUBSUB_LOG", default_value = "info")]
+    pub(crate) log: String,
+    /// Stops when standard input ends: for supervisors.
+    #[arg(long, hide = true)]
+    pub(crate) stop_on_stdin_eof: bool,
+}
+
+/// A broker's settings, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// This broker.
+    pub broker_id: BrokerId,
+    /// Where the client listener binds.
+    pub http_addr: (IpAddr, u16),
+    /// Where the peer listener binds.
+    pub peer_addr: (IpAddr, u16),
+    /// URL of the client listener; `None`: made from the bound address.
+    pub api_base: Option<String>,
+    /// URL of the peer listener; `None`: made from the bound address.
+    pub peer_base: Option<String>,
+    /// Other brokers as configured.
+    pub peers: BTreeMap<BrokerId, Endpoint>,
+    /// URL of discovery.
+    pub discovery_url: Option<String>,
+    /// Founders of a new cluster.
+    pub voters: Option<Vec<BrokerId>>,
+    /// Directory of the volume.
+    pub data_dir: PathBuf,
+    /// Text of the key that seals records.
+    pub storage_key: Option<crate::store::StorageKey>,
+    /// Signs requests between brokers.
+    pub secret: Option<PeerSecret>,
+    /// Failure domain.
+    pub zone: Option<String>,
+    /// Multiplies every timeout.
+    pub timeout_scale: u32,
+    /// Origins that browsers may call from.
+    pub cors_origins: Vec<String>,
+}
+
+impl Args {
+    /// Checks everything and fills defaults in.
+    ///
+    /// # Errors
+    /// Names the setting that is wrong and what it may be.
+    pub fn into_config(self) -> anyhow::Result<Config> {
+        if self.broker_id == 0 || self.broker_id > 1_000_000 {
+            bail!("BROKER_ID is {}: use 1 to 1000000", self.broker_id);
+        }
+        let secret = self.cluster_secret.as_deref().filter(|text| !text.is_empty()).map(PeerSecret::new).transpose();
+        let secret = secret.context("PUBSUB_CLUSTER_SECRET")?;
+        if secret.is_none() && !self.election_host.is_loopback() {
+            bail!(
+                "ELECTION_HOST is {}, beyond loopback, and there is no cluster secret: set PUBSUB_CLUSTER_SECRET to the \
+                 same text of at least 16 bytes on every broker and on discovery",
+                self.election_host
+            );
+        }
+        let key = self.storage_key.as_deref().filter(|text| !text.is_empty());
+        let storage_key = key.map(str::parse).transpose().context("PUBSUB_STORAGE_KEY")?;
+        let port_of = |base: u32, given: Option<u16>, name: &str| match given {
+            Some(port) => Ok(port),
+            None => u16::try_from(base + self.broker_id).with_context(|| format!("no default for {name}: set it")),
+        };
+        let discovery_url = self.discovery_url.or_else(|| std::env::var("DISCOVERY_SERVICE_URL").ok());
+        let discovery_url = discovery_url.unwrap_or_else(|| "http://127.0.0.1:9090".to_owned());
+        let mut voters: Vec<BrokerId> = self.voters.iter().copied().map(BrokerId).collect();
+        voters.sort_unstable();
+        voters.dedup();
+        Ok(Config {
+            broker_id: BrokerId(self.broker_id),
+            http_addr: (self.http_host, port_of(8080, self.http_port, "BROKER_HTTP_PORT")?),
+            peer_addr: (self.election_host, port_of(5000, self.election_port, "ELECTION_PORT")?),
+            api_base: self.api_base.map(|url| trimmed(&url)).or_else(|| std::env::var("SELF_API_BASE").ok()),
+            peer_base: self.peer_base.map(|url| trimmed(&url)),
+            peers: peers(&self.peers, &self.api_peers)?,
+            discovery_url: Some(trimmed(&discovery_url)).filter(|url| !url.is_empty()),
+            voters: Some(voters).filter(|list| !list.is_empty()),
+            data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from(format!("data{}", self.broker_id))),
+            storage_key,
+            secret,
+            zone: self.zone.filter(|zone| !zone.is_empty()),
+            timeout_scale: self.timeout_scale,
+            cors_origins: self.cors_origins,
+        })
+    }
+}
+
+fn trimmed(url: &str) -> String {
+    url.trim().trim_end_matches('/').to_owned()
+}
+
+fn peers(peer_bases: &str, api_bases: &str) -> anyhow::Result<BTreeMap<BrokerId, Endpoint>> {
+    let mut all: BTreeMap<BrokerId, Endpoint> = BTreeMap::new();
+    let empty = || Endpoint { api_base: String::new(), peer_base: String::new() };
+    for entry in peer_bases.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (id, url) = entry.split_once('=').with_context(|| format!("BROKER_PEERS: {entry:?} is not id=url"))?;
+        let id = BrokerId(id.trim().parse().with_context(|| format!("BROKER_PEERS: {id:?} is not a broker id"))?);
+        all.entry(id).or_insert_with(empty).peer_base = trimmed(url);
+    }
+    let listed: BTreeMap<u32, String> =
+        serde_json::from_str(api_bases).context("BROKER_API_PEERS is not a JSON object of id to URL")?;
+    for (id, url) in listed {
+        all.entry(BrokerId(id)).or_insert_with(empty).api_base = trimmed(&url);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(args: &[&str]) -> anyhow::Result<Config> {
+        Args::try_parse_from(std::iter::once(&"pubsub-broker").chain(args))?.into_config()
+    }
+
+    #[test]
+    fn ports_and_directory_follow_from_the_id() {
+        let config = parse(&["--broker-id", "3"]).unwrap();
+        assert_eq!((config.http_addr.1, config.peer_addr.1), (8083, 5003));
+        assert_eq!(config.data_dir, PathBuf::from("data3"));
+    }
+
+    #[test]
+    fn a_peer_listener_beyond_loopback_needs_a_secret() {
+        let refused = parse(&["--election-host", "0.0.0.0"]).unwrap_err().to_string();
+        assert!(refused.contains("PUBSUB_CLUSTER_SECRET"), "{refused}");
+        assert!(parse(&["--election-host", "0.0.0.0", "--cluster-secret", "0123456789abcdef"]).is_ok());
+    }
+
+    #[test]
+    fn configured_peers_of_both_kinds_are_merged_by_id() {
+        let config = parse(&["--peers", "2=http://h:5002/", "--api-peers", r#"{"2":"http://h:8082"}"#]).unwrap();
+        let peer = &config.peers[&BrokerId(2)];
+        assert_eq!((peer.peer_base.as_str(), peer.api_base.as_str()), ("http://h:5002", "http://h:8082"));
+        assert!(parse(&["--peers", "http://h:5002"]).is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! The peer listener (the election port): what brokers and discovery tell this broker. Every request is signed with the
+//! cluster secret; without one the listener is bound to loopback only.
+
+use crate::control::{ControlHandle, ToControl};
+use crate::discovery::DiscoveryHandle;
+use crate::groups::GroupsHandle;
+use crate::replicas::ReplicasHandle;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use pubsub_client::peer_auth::{PEER_AUTH_HEADER, PeerSecret};
+use pubsub_core::control::{Command, Input};
+use pubsub_core::group::GroupRequest;
+use pubsub_core::ids::{BrokerId, ClusterId};
+use pubsub_core::limits::{BODY_BYTES_MAX, PROTO};
+use pubsub_core::wire::discovery::DiscoveryMap;
+use pubsub_core::wire::internal::MessageBundle;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+/// What the listener hands requests to.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    pub(crate) me: BrokerId,
+    pub(crate) secret: Option<Arc<PeerSecret>>,
+    pub(crate) control: ControlHandle,
+    pub(crate) replicas: ReplicasHandle,
+    pub(crate) groups: GroupsHandle,
+    pub(crate) discovery: DiscoveryHandle,
+}
+
+/// Builds the routes of the peer listener.
+pub(crate) fn router(peers: Peers) -> Router {
+    Router::new()
+        .route("/internal/messages", post(messages))
+        .route("/internal/replicate", post(replicate))
+        .route("/internal/group", post(group))
+        .route("/internal/command", post(command))
+        .route("/internal/discovery/update", post(discovered))
+        .layer(from_fn_with_state(peers.clone(), authenticate))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(peers)
+}
+
+fn refuse(status: StatusCode, code: &str, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or("refused");
+    let body = serde_json::json!({
+        "type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail,
+    });
+    (status, [("content-type", "application/problem+json")], body.to_string()).into_response()
+}
+
+/// Refuses what is not signed by the cluster's secret, before anything is parsed.
+async fn authenticate(State(peers): State<Peers>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
+        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", "the body is larger than any peer sends");
+    };
+    if let Some(secret) = &peers.secret {
+        let signature = parts.headers.get(PEER_AUTH_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+        if !secret.verify(parts.method.as_str(), path, &body, signature) {
+            return refuse(
+                StatusCode::UNAUTHORIZED,
+                "UNAUTHENTICATED",
+                "the request is not signed with this cluster's secret: set PUBSUB_CLUSTER_SECRET alike everywhere",
+            );
+        }
+    }
+    next.run(Request::from_parts(parts, Body::from(body))).await
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
+    serde_json::from_slice(body)
+        .map_err(|error| Box::new(refuse(StatusCode::UNPROCESSABLE_ENTITY, "MALFORMED", &error.to_string())))
+}
+
+/// Returns why a sender is not to be listened to: it means another broker, or belongs to another cluster.
+fn misdirected(peers: &Peers, to: BrokerId, cluster: Option<ClusterId>) -> Option<Response> {
+    if to != peers.me {
+        return Some(refuse(StatusCode::MISDIRECTED_REQUEST, "OTHER_BROKER", "another broker has this address now"));
+    }
+    let mine = *peers.control.cluster.borrow();
+    if cluster.is_some() && mine.is_some() && cluster != mine {
+        tracing::error!(theirs = ?cluster, ours = ?mine, "a broker of another cluster sent a request");
+        return Some(refuse(StatusCode::MISDIRECTED_REQUEST, "OTHER_CLUSTER", "this broker is of another cluster"));
+    }
+    None
+}
+
+async fn messages(State(peers): State<Peers>, body: Bytes) -> Response {
+    let bundle: MessageBundle = match parse(&body) {
+        Ok(bundle) => bundle,
+        Err(refusal) => return *refusal,
+    };
+    let header = bundle.header;
+    if header.proto != PROTO {
+        return refuse(StatusCode::UPGRADE_REQUIRED, "OTHER_PROTOCOL", "this build does not speak that version");
+    }
+    if let Some(refusal) = misdirected(&peers, header.to, header.cluster_id) {
+        return refusal;
+    }
+    for message in bundle.messages {
+        let input = Input::Message { from: header.from, from_storage: header.from_storage, message };
+        if peers.control.inbox.send(ToControl::Input(input)).await.is_err() {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", "this broker is stopping");
+        }
+    }
+    StatusCode::NO_CONTENT.into_response()
+}
+
+#[derive(Deserialize)]
+struct Link {
+    from: u32,
+    to: u32,
+    cluster: Option<ClusterId>,
+}
+
+async fn replicate(State(peers): State<Peers>, Query(link): Query<Link>, body: Bytes) -> Response {
+    if let Some(refusal) = misdirected(&peers, BrokerId(link.to), link.cluster) {
+        return refusal;
+    }
+    let request = match pubsub_core::wire::replicate::decode(body) {
+        Ok(request) => request,
+        Err(error) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, "MALFORMED", &error.to_string()),
+    };
+    match peers.replicas.replicate(BrokerId(link.from), request).await {
+        Some(reply) => axum::Json(reply).into_response(),
+        None => refuse(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", "this broker is stopping"),
+    }
+}
+
+async fn group(State(peers): State<Peers>, body: Bytes) -> Response {
+    match parse::<GroupRequest>(&body) {
+        Ok(request) => axum::Json(peers.groups.here(request).await).into_response(),
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn command(State(peers): State<Peers>, body: Bytes) -> Response {
+    match parse::<Command>(&body) {
+        Ok(command) => axum::Json(peers.control.propose(command).await).into_response(),
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn discovered(State(peers): State<Peers>, body: Bytes) -> Response {
+    match parse::<DiscoveryMap>(&body) {
+        Ok(map) => {
+            peers.discovery.learn(map).await;
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(refusal) => *refusal,
+    }
+}

@@ -1,0 +1,437 @@
+//! The task that owns the groups coordinated here, and the way to the coordinator of any group.
+
+use crate::control::ControlHandle;
+use crate::endpoints::Endpoints;
+use crate::peer::PeerClient;
+use crate::replicas::ReplicasHandle;
+use crate::store::Store;
+use bytes::Bytes;
+use pubsub_core::Mono;
+use pubsub_core::control::image::{Image, TopicConfig};
+use pubsub_core::control::{Command, Refusal, Ticket};
+use pubsub_core::group::coordinator::{Action, Groups, Input, partition_of};
+use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Reader};
+use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
+use pubsub_core::limits::{GROUP_PARTITIONS, GROUPS_TOPIC, INBOX_MAX};
+use pubsub_core::partition::{Acks, Role};
+use pubsub_core::record::{BatchBuilder, ValueKind};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+type Answer = Result<GroupReply, GroupError>;
+
+/// How long a request looks for its coordinator before it is told to come back.
+const FIND_COORDINATOR: Duration = Duration::from_secs(4);
+/// How long one try at a coordinator may take; a commit waits for the slowest in-sync replica.
+const ONE_TRY: Duration = Duration::from_secs(6);
+
+enum ToGroups {
+    Request { partition: u32, request: GroupRequest, reply: oneshot::Sender<Answer> },
+    Loaded { partition: u32, leader_epoch: LeaderEpoch, groups: Box<Groups> },
+    LoadFailed { partition: u32 },
+    Appended { partition: u32, leader_epoch: LeaderEpoch, ticket: Ticket, committed: bool },
+}
+
+/// A way to ask the coordinator of a group, here or elsewhere.
+#[derive(Clone)]
+pub(crate) struct GroupsHandle {
+    me: BrokerId,
+    inbox: mpsc::Sender<ToGroups>,
+    control: ControlHandle,
+    endpoints: Endpoints,
+    peers: PeerClient,
+}
+
+impl GroupsHandle {
+    /// Asks the coordinator of a reader, wherever it is; looks for it again while leadership moves.
+    pub(crate) async fn ask(&self, request: GroupRequest) -> Answer {
+        if request == GroupRequest::List {
+            return self.list().await;
+        }
+        let partition = partition_of(&reader_of(&request));
+        self.ask_partition(partition, request).await
+    }
+
+    /// Answers as the coordinator of a partition led here.
+    pub(crate) async fn here(&self, request: GroupRequest) -> Answer {
+        if request == GroupRequest::List {
+            return self.list_here().await;
+        }
+        self.ask_here(partition_of(&reader_of(&request)), request).await
+    }
+
+    async fn list_here(&self) -> Answer {
+        let mut names = BTreeSet::new();
+        let image = self.control.images.borrow().clone();
+        let led = image.as_deref().map(|image| led_by(image, self.me)).unwrap_or_default();
+        for (partition, _) in led {
+            if let GroupReply::Listed { groups } = self.ask_here(partition, GroupRequest::List).await? {
+                names.extend(groups);
+            }
+        }
+        Ok(GroupReply::Listed { groups: names.into_iter().collect() })
+    }
+
+    async fn list(&self) -> Answer {
+        let image = self.control.images.borrow().clone().ok_or(GroupError::Unavailable)?;
+        let Some((_, topic)) = groups_topic(&image) else { return Ok(GroupReply::Listed { groups: vec![] }) };
+        let leaders: BTreeSet<BrokerId> = topic.partitions.iter().filter_map(|partition| partition.leader).collect();
+        let mut names = BTreeSet::new();
+        for leader in leaders {
+            let answer =
+                if leader == self.me { self.list_here().await } else { self.remote(leader, &GroupRequest::List).await };
+            if let GroupReply::Listed { groups } = answer? {
+                names.extend(groups);
+            }
+        }
+        Ok(GroupReply::Listed { groups: names.into_iter().collect() })
+    }
+
+    async fn ask_here(&self, partition: u32, request: GroupRequest) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let item = ToGroups::Request { partition, request, reply };
+        self.inbox.send(item).await.map_err(|_| GroupError::Unavailable)?;
+        answer.await.unwrap_or(Err(GroupError::Unavailable))
+    }
+
+    async fn ask_partition(&self, partition: u32, request: GroupRequest) -> Answer {
+        let deadline = Instant::now() + FIND_COORDINATOR;
+        loop {
+            let mut images = self.control.images.clone();
+            let image = images.borrow_and_update().clone();
+            let answer = match image.as_deref().map(groups_topic) {
+                None => Err(GroupError::Unavailable),
+                Some(None) => self.create_topic(image.as_deref()).await,
+                Some(Some((_, topic))) => {
+                    match topic.partitions.get(partition as usize).and_then(|entry| entry.leader) {
+                        None => Err(GroupError::Unavailable),
+                        Some(leader) if leader == self.me => self.ask_here(partition, request.clone()).await,
+                        Some(leader) => self.remote(leader, &request).await,
+                    }
+                }
+            };
+            match answer {
+                Err(GroupError::Unavailable) if Instant::now() < deadline => {
+                    let pause = tokio::time::sleep(Duration::from_millis(50));
+                    tokio::select! { _ = images.changed() => {} () = pause => {} }
+                }
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn remote(&self, leader: BrokerId, request: &GroupRequest) -> Answer {
+        let endpoint = self.endpoints.get(leader).ok_or(GroupError::Unavailable)?;
+        let body = Bytes::from(serde_json::to_vec(request).expect("plain data"));
+        match self.peers.post(&endpoint.peer_base, "/internal/group", body, ONE_TRY).await {
+            Ok(answer) if answer.status.is_success() => {
+                serde_json::from_slice(&answer.body).unwrap_or(Err(GroupError::Unavailable))
+            }
+            // Asking twice is harmless: a join renews, a commit stores the same offset.
+            Ok(_) | Err(_) => Err(GroupError::Unavailable),
+        }
+    }
+
+    /// Creates the internal topic on first use; the controller adds replicas as brokers join.
+    async fn create_topic(&self, image: Option<&Image>) -> Answer {
+        let alive = image.map_or(1, |image| image.live_brokers().count());
+        let replication_factor = u32::try_from(alive.clamp(1, 3)).expect("at most three");
+        let command = Command::CreateTopic {
+            name: TopicName::try_from(GROUPS_TOPIC).expect("a valid name"),
+            id: TopicId(uuid::Uuid::now_v7()),
+            partitions: GROUP_PARTITIONS,
+            config: TopicConfig {
+                replication_factor,
+                min_isr: if replication_factor >= 3 { 2 } else { 1 },
+                retention_ms: None,
+                retention_bytes: None,
+                compact: true,
+                owner: None,
+            },
+            leader: None,
+        };
+        let refused = match self.control.propose(command.clone()).await {
+            Err(Refusal::NotController { controller: Some(controller) }) => self.command(controller, &command).await,
+            Err(refusal) => Some(refusal),
+            Ok(_) => None,
+        };
+        if let Some(refusal) = refused {
+            tracing::debug!(%refusal, "the internal topic of groups was not created");
+        }
+        Err(GroupError::Unavailable)
+    }
+
+    async fn command(&self, controller: BrokerId, command: &Command) -> Option<Refusal> {
+        let endpoint = self.endpoints.get(controller)?;
+        let body = Bytes::from(serde_json::to_vec(command).expect("plain data"));
+        let answer = self.peers.post(&endpoint.peer_base, "/internal/command", body, ONE_TRY).await.ok()?;
+        let outcome: Result<pubsub_core::control::Outcome, Refusal> = serde_json::from_slice(&answer.body).ok()?;
+        outcome.err()
+    }
+}
+
+fn reader_of(request: &GroupRequest) -> Reader {
+    match request {
+        GroupRequest::Join { reader, .. } | GroupRequest::Commit { reader, .. } => reader.clone(),
+        GroupRequest::Leave { group, .. } | GroupRequest::Describe { group } | GroupRequest::Delete { group } => {
+            Reader::Group(group.clone())
+        }
+        GroupRequest::List => Reader::Anonymous,
+    }
+}
+
+fn groups_topic(image: &Image) -> Option<(TopicId, &Arc<pubsub_core::control::image::TopicEntry>)> {
+    image.topic_by_name(GROUPS_TOPIC)
+}
+
+/// Returns the partitions of the internal topic that `me` leads, with their leader epochs.
+fn led_by(image: &Image, me: BrokerId) -> BTreeMap<u32, LeaderEpoch> {
+    let Some((_, topic)) = groups_topic(image) else { return BTreeMap::new() };
+    let led = (0..).zip(&topic.partitions).filter(|(_, entry)| entry.leader == Some(me));
+    led.map(|(no, entry)| (no, entry.leader_epoch)).collect()
+}
+
+/// One coordinated partition: while it is loaded, requests wait for it.
+enum Coordinated {
+    Loading { leader_epoch: LeaderEpoch, waiting: Vec<(GroupRequest, oneshot::Sender<Answer>)> },
+    Ready { leader_epoch: LeaderEpoch, groups: Box<Groups> },
+}
+
+/// The task around the machines of the partitions led here.
+pub(crate) struct GroupsTask {
+    me: BrokerId,
+    inbox: mpsc::Receiver<ToGroups>,
+    to_self: mpsc::Sender<ToGroups>,
+    images: watch::Receiver<Option<Arc<Image>>>,
+    replicas: ReplicasHandle,
+    store: Store,
+    coordinated: BTreeMap<u32, Coordinated>,
+    replies: HashMap<Ticket, oneshot::Sender<Answer>>,
+    next_ticket: u64,
+    started: Instant,
+}
+
+/// Makes the task and the handle onto it.
+pub(crate) fn task(
+    me: BrokerId,
+    control: ControlHandle,
+    replicas: ReplicasHandle,
+    store: Store,
+    endpoints: Endpoints,
+    peers: PeerClient,
+) -> (GroupsTask, GroupsHandle) {
+    let (to_self, inbox) = mpsc::channel(INBOX_MAX);
+    let handle = GroupsHandle { me, inbox: to_self.clone(), control: control.clone(), endpoints, peers };
+    let task = GroupsTask {
+        me,
+        inbox,
+        to_self,
+        images: control.images,
+        replicas,
+        store,
+        coordinated: BTreeMap::new(),
+        replies: HashMap::new(),
+        next_ticket: 0,
+        started: Instant::now(),
+    };
+    (task, handle)
+}
+
+impl GroupsTask {
+    /// Runs until cancelled.
+    ///
+    /// # Errors
+    /// Says why the process must end.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                changed = self.images.changed() => {
+                    anyhow::ensure!(changed.is_ok(), "the control task ended");
+                    self.follow_image();
+                }
+                item = self.inbox.recv() => match item {
+                    Some(item) => self.take(item),
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn now(&self) -> Mono {
+        u64::try_from(self.started.elapsed().as_millis()).expect("milliseconds fit 64 bits")
+    }
+
+    /// Drops what is led no more, under that epoch, and starts loading what is led now.
+    fn follow_image(&mut self) {
+        let Some(image) = self.images.borrow_and_update().clone() else { return };
+        let led = led_by(&image, self.me);
+        self.coordinated.retain(|no, held| led.get(no) == Some(&held.leader_epoch()));
+        let Some((topic, _)) = groups_topic(&image) else { return };
+        for (partition, leader_epoch) in led {
+            if self.coordinated.contains_key(&partition) {
+                continue;
+            }
+            self.coordinated.insert(partition, Coordinated::Loading { leader_epoch, waiting: vec![] });
+            let at = TopicPartition { topic, partition };
+            let load = load(self.replicas.clone(), self.store.clone(), at, leader_epoch);
+            let to_self = self.to_self.clone();
+            tokio::spawn(async move {
+                let item = match load.await {
+                    Some(groups) => ToGroups::Loaded { partition, leader_epoch, groups: Box::new(groups) },
+                    None => ToGroups::LoadFailed { partition },
+                };
+                // The task ends only with the process.
+                let _ = to_self.send(item).await;
+            });
+        }
+    }
+
+    fn take(&mut self, item: ToGroups) {
+        match item {
+            ToGroups::Request { partition, request, reply } => match self.coordinated.get_mut(&partition) {
+                // The caller learns that this broker does not coordinate by the closed channel.
+                None => drop(reply),
+                Some(Coordinated::Loading { waiting, .. }) if waiting.len() < INBOX_MAX => {
+                    waiting.push((request, reply));
+                }
+                Some(Coordinated::Loading { .. }) => drop(reply),
+                Some(Coordinated::Ready { .. }) => self.request(partition, request, reply),
+            },
+            ToGroups::Loaded { partition, leader_epoch, groups } => self.loaded(partition, leader_epoch, groups),
+            ToGroups::LoadFailed { partition } => {
+                self.coordinated.remove(&partition);
+                self.images.mark_changed();
+            }
+            ToGroups::Appended { partition, leader_epoch, ticket, committed } => {
+                let held = self.coordinated.get(&partition).map(Coordinated::leader_epoch);
+                if held == Some(leader_epoch) {
+                    self.step(partition, Input::Appended { ticket, committed });
+                } else if let Some(reply) = self.replies.remove(&ticket) {
+                    // The caller went away.
+                    let _ = reply.send(Err(GroupError::Unknown));
+                }
+            }
+        }
+    }
+
+    fn loaded(&mut self, partition: u32, leader_epoch: LeaderEpoch, groups: Box<Groups>) {
+        let Some(held) = self.coordinated.get_mut(&partition) else { return };
+        if held.leader_epoch() != leader_epoch {
+            return;
+        }
+        let was = std::mem::replace(held, Coordinated::Ready { leader_epoch, groups });
+        if let Coordinated::Loading { waiting, .. } = was {
+            for (request, reply) in waiting {
+                self.request(partition, request, reply);
+            }
+        }
+    }
+
+    fn request(&mut self, partition: u32, request: GroupRequest, reply: oneshot::Sender<Answer>) {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.replies.insert(ticket, reply);
+        self.step(partition, Input::Request { ticket, request });
+    }
+
+    fn step(&mut self, partition: u32, input: Input) {
+        let now = self.now();
+        let Some(Coordinated::Ready { leader_epoch, groups }) = self.coordinated.get_mut(&partition) else { return };
+        let leader_epoch = *leader_epoch;
+        for action in groups.step(now, input) {
+            match action {
+                Action::Reply { ticket, result } => {
+                    if let Some(reply) = self.replies.remove(&ticket) {
+                        // The caller went away.
+                        let _ = reply.send(result);
+                    }
+                }
+                Action::Append { ticket, records } => self.append(partition, leader_epoch, ticket, &records),
+            }
+        }
+    }
+
+    fn append(
+        &self,
+        partition: u32,
+        leader_epoch: LeaderEpoch,
+        ticket: Ticket,
+        records: &[(Vec<u8>, Option<Vec<u8>>)],
+    ) {
+        let mut batch = BatchBuilder::new();
+        for (key, value) in records {
+            let kind = if value.is_some() { ValueKind::Bytes } else { ValueKind::None };
+            batch.push(Some(key), b"", kind, value.as_deref().unwrap_or_default());
+        }
+        let batch = batch.build(0, LeaderEpoch(0), 0).expect("positions are small and few");
+        let image = self.images.borrow().clone();
+        let topic = image.as_deref().and_then(groups_topic).map(|(topic, _)| topic);
+        let (replicas, to_self) = (self.replicas.clone(), self.to_self.clone());
+        tokio::spawn(async move {
+            let committed = match topic {
+                None => false,
+                Some(topic) => {
+                    let at = TopicPartition { topic, partition };
+                    replicas.append(at, batch, Acks::All, None, ONE_TRY).await.is_ok()
+                }
+            };
+            // The task ends only with the process.
+            let _ = to_self.send(ToGroups::Appended { partition, leader_epoch, ticket, committed }).await;
+        });
+    }
+}
+
+impl Coordinated {
+    fn leader_epoch(&self) -> LeaderEpoch {
+        match self {
+            Self::Loading { leader_epoch, .. } | Self::Ready { leader_epoch, .. } => *leader_epoch,
+        }
+    }
+}
+
+/// Replays a partition once all that its leader found in the log is committed; `None` when leadership moved meanwhile.
+async fn load(
+    replicas: ReplicasHandle,
+    store: Store,
+    partition: TopicPartition,
+    leader_epoch: LeaderEpoch,
+) -> Option<Groups> {
+    let mut view = loop {
+        match replicas.view(partition) {
+            Some(view) => break view,
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let leads = |view: &pubsub_core::partition::ReplicaView| {
+        view.leader_epoch > leader_epoch || (view.role == Role::Leader && view.leader_epoch == leader_epoch)
+    };
+    let found = view.wait_for(leads).await.ok()?.log_end;
+    let settled = view.wait_for(|view| view.high_watermark >= found || view.leader_epoch != leader_epoch).await.ok()?;
+    if settled.leader_epoch != leader_epoch {
+        return None;
+    }
+    let (mut at, end) = (settled.log_start, settled.high_watermark);
+    drop(settled);
+    let mut groups = Groups::new();
+    while at < end {
+        let batches = store.read(partition, at, end, 1 << 20).await.ok()?;
+        at = replay(&mut groups, &batches, at, end)?;
+    }
+    Some(groups)
+}
+
+fn replay(groups: &mut Groups, batches: &[pubsub_core::record::Batch], from: Offset, end: Offset) -> Option<Offset> {
+    for record in batches.iter().flat_map(pubsub_core::record::Batch::records) {
+        if record.offset >= from && record.offset < end {
+            let value = (record.kind != ValueKind::None).then_some(record.value);
+            groups.replay(record.key.unwrap_or_default(), value);
+        }
+    }
+    batches.last().map(|batch| batch.end_offset().min(end))
+}

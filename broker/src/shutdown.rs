@@ -1,0 +1,183 @@
+//! Starting tasks that must not end, noticing when one does, and ending all of them in order.
+
+use crate::control::{ControlTask, ToControl};
+use crate::handle::Broker;
+use crate::server::serve;
+use crate::store::Store;
+use anyhow::Context;
+use axum::Router;
+use std::future::Future;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Longest wait for leaderships to be handed over.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// All tasks of a broker. Order of the end: readiness fails, leadership is handed over, listeners drain, the rest stops.
+pub(crate) struct Tasks {
+    tracker: TaskTracker,
+    failures: mpsc::Sender<anyhow::Error>,
+    failed: tokio::sync::Mutex<mpsc::Receiver<anyhow::Error>>,
+    /// Ends everything but the listeners.
+    fatal: CancellationToken,
+    /// Ends the listeners, and readiness.
+    stopping: CancellationToken,
+    listeners: CancellationToken,
+    store: Store,
+    thread: Option<std::thread::JoinHandle<()>>,
+    server: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Tasks {
+    pub(crate) fn new(
+        fatal: CancellationToken,
+        stopping: CancellationToken,
+        store: Store,
+        store_failed: oneshot::Receiver<crate::store::StoreError>,
+    ) -> Self {
+        let (failures, failed) = mpsc::channel(8);
+        let tracker = TaskTracker::new();
+        let report = failures.clone();
+        tracker.spawn(async move {
+            if let Ok(error) = store_failed.await {
+                let error = anyhow::Error::new(error).context("records could not be synced; the process must not go on");
+                // Full: another failure is reported already.
+                let _ = report.try_send(error);
+            }
+        });
+        Self {
+            tracker,
+            failures,
+            failed: tokio::sync::Mutex::new(failed),
+            fatal,
+            stopping,
+            listeners: CancellationToken::new(),
+            store,
+            thread: None,
+            server: None,
+        }
+    }
+
+    /// Spawns a task that may end only when cancelled.
+    pub(crate) fn spawn<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let (cancel, report) = (self.fatal.clone(), self.failures.clone());
+        let future = task(cancel.clone());
+        self.tracker.spawn(async move {
+            let ended = future.await;
+            let error = match ended {
+                Err(error) => error.context(format!("the {name} task failed")),
+                Ok(()) if cancel.is_cancelled() => return,
+                Ok(()) => anyhow::anyhow!("the {name} task ended by itself"),
+            };
+            // Full: another failure is reported already.
+            let _ = report.try_send(error);
+        });
+    }
+
+    pub(crate) fn client_server(&mut self, listener: TcpListener, router: Router) {
+        let cancel = self.listeners.clone();
+        let report = self.failures.clone();
+        self.server = Some(tokio::spawn(async move {
+            if let Err(error) = serve(listener, router, cancel).await {
+                // Full: another failure is reported already.
+                let _ = report.try_send(error.context("the client listener failed"));
+            }
+        }));
+    }
+
+    /// Runs the control task and the peer listener on a thread of their own.
+    pub(crate) fn control_thread(
+        &mut self,
+        control: ControlTask,
+        listener: TcpListener,
+        router: Router,
+    ) -> anyhow::Result<()> {
+        let (cancel, report) = (self.fatal.clone(), self.failures.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = listener.into_std()?;
+        let body = move || {
+            let ended = runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).context("move the peer listener")?;
+                let served = tokio::spawn(serve(listener, router, cancel.clone()));
+                let ended = control.run(cancel.clone()).await;
+                if ended.is_err() {
+                    return ended;
+                }
+                served.await.context("the peer listener panicked")?
+            });
+            if let Err(error) = ended {
+                // Full: another failure is reported already.
+                let _ = report.try_send(error);
+            } else if !cancel.is_cancelled() {
+                let _ = report.try_send(anyhow::anyhow!("the control thread ended by itself"));
+            }
+        };
+        let thread = std::thread::Builder::new().name("pubsub-control".to_owned()).spawn(body)?;
+        self.thread = Some(thread);
+        Ok(())
+    }
+
+    pub(crate) async fn failed(&self) -> anyhow::Error {
+        let mut failed = self.failed.lock().await;
+        failed.recv().await.unwrap_or_else(|| anyhow::anyhow!("all tasks ended"))
+    }
+
+    pub(crate) async fn stop(mut self, broker: &Broker) {
+        self.stopping.cancel();
+        let (done, handed_over) = oneshot::channel();
+        let asked = broker.inner.control.inbox.send(ToControl::Stop(done)).await;
+        if asked.is_ok() && tokio::time::timeout(HAND_OVER, handed_over).await.is_err() {
+            tracing::warn!("leadership was not handed over in time");
+        }
+        self.listeners.cancel();
+        // Requests that are under way still need the tasks behind them.
+        if let Some(server) = self.server.take()
+            && server.await.is_err()
+        {
+            tracing::warn!("the client listener panicked");
+        }
+        self.tracker.close();
+        self.fatal.cancel();
+        if tokio::time::timeout(Duration::from_secs(3), self.tracker.wait()).await.is_err() {
+            tracing::warn!("some tasks were still running at the end");
+        }
+        let (thread, store) = (self.thread.take(), self.store.clone());
+        let closed = tokio::task::spawn_blocking(move || {
+            store.close();
+            thread.map(std::thread::JoinHandle::join)
+        });
+        if closed.await.is_err() {
+            tracing::warn!("the store was not closed cleanly; it recovers at the next start");
+        }
+    }
+}
+
+/// Waits for SIGTERM, SIGINT or (if asked) the end of standard input, and names it.
+pub(crate) async fn signal(stop_on_stdin_eof: bool) -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be handled");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be handled");
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        () = input_ended(), if stop_on_stdin_eof => "end of standard input",
+    }
+}
+
+async fn input_ended() {
+    let (ended, end) = oneshot::channel();
+    // A plain thread: a read of standard input can't be cancelled, and must not keep the runtime from ending.
+    std::thread::spawn(move || {
+        let copied = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // Nobody waits any more: the process is ending.
+        let _ = ended.send(copied.is_ok());
+    });
+    // An error means that the thread is gone, and with it the input.
+    let _ = end.await;
+}
