@@ -12,6 +12,12 @@ pub const BATCH_BYTES_MAX: usize = 4 << 20;
 pub const BATCH_RECORDS_MAX: usize = 10_000;
 /// Largest request body on the client port, bytes: one batch and its JSON overhead.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Largest request body that the discovery service reads, bytes: one endpoint, generously.
+pub const DISCOVERY_BODY_BYTES_MAX: usize = 16 << 10;
+/// Most brokers that the discovery service keeps: one connection and one short text each.
+pub const DISCOVERY_BROKERS_MAX: usize = 256;
+/// Longest URL or host name that the discovery service takes, bytes.
+pub const DISCOVERY_ADDRESS_BYTES_MAX: usize = 2_048;
 /// Most partitions of one topic.
 pub const PARTITIONS_MAX: u32 = 1_000;
 /// Highest replication factor.
