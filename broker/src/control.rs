@@ -137,10 +137,13 @@ impl ControlTask {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
                 _ = self.inbox.recv_many(&mut arrived, 64) => {}
-                () = tokio::time::sleep_until(due) => self.step(Input::Tick)?,
+                () = tokio::time::sleep_until(due) => {}
             }
             for item in arrived.drain(..) {
                 self.take(item)?;
+            }
+            if Instant::now() >= due {
+                self.step(Input::Tick)?;
             }
             self.publish();
         }

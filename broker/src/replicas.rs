@@ -198,7 +198,11 @@ impl ReplicasTask {
                     self.take_written();
                 }
                 _ = self.inbox.recv_many(&mut arrived, 1_024) => self.take(&mut arrived),
-                () = tokio::time::sleep_until(due) => self.step(Input::Tick),
+                () = tokio::time::sleep_until(due) => {}
+            }
+            // Checked apart from the select: a full inbox must not starve the timers.
+            if Instant::now() >= due {
+                self.step(Input::Tick);
             }
         }
     }

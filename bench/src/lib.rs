@@ -1,0 +1,169 @@
+//! Closed-loop load: a number of connections, each sending its next request when the last one is answered.
+//!
+//! Figures of one run say little on a shared machine: compare runs made alternately in the same minutes, and report medians.
+
+mod connection;
+mod figures;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use clap::{Parser, ValueEnum};
+use connection::Connection;
+use figures::Figures;
+use pubsub_core::ids::LeaderEpoch;
+use pubsub_core::record::{BatchBuilder, ValueKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Measures a running cluster. Sends traffic to the brokers that you name and to nobody else.
+///
+/// Examples
+///   pubsub-bench publish --brokers http://127.0.0.1:8081 --topic bench --clients 64
+///   pubsub-bench bulk --brokers http://127.0.0.1:8081 --topic bench --clients 4 --records 1000
+///   pubsub-bench poll --brokers http://127.0.0.1:8081 --topic bench --clients 8
+#[derive(Debug, Parser)]
+#[command(name = "pubsub-bench", version, verbatim_doc_comment)]
+pub struct Args {
+    /// What to do.
+    #[arg(value_enum)]
+    mode: Mode,
+    /// Client URL of a broker; the leader of the topic is asked for and used, unless --spread.
+    #[arg(long, default_value = "http://127.0.0.1:8081")]
+    brokers: String,
+    /// The topic; it must exist.
+    #[arg(long, default_value = "bench")]
+    topic: String,
+    /// Connections, each with one request in flight.
+    #[arg(long, default_value_t = 64)]
+    clients: usize,
+    /// Streams in flight on each connection over HTTP/2; 0: HTTP/1.1.
+    #[arg(long, default_value_t = 0)]
+    streams: usize,
+    /// Bytes of one record's value.
+    #[arg(long, default_value_t = 100)]
+    bytes: usize,
+    /// Records of one batch (bulk), or of one answer (poll).
+    #[arg(long, default_value_t = 1000)]
+    records: usize,
+    /// How long to measure, seconds; at most 300.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Use the named broker, whoever leads.
+    #[arg(long)]
+    spread: bool,
+}
+
+/// Kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// One record a request, JSON.
+    Publish,
+    /// A binary batch a request.
+    Bulk,
+    /// Whole answers from the start of the topic, again and again.
+    Poll,
+}
+
+/// What every request looks like.
+struct Plan {
+    path: String,
+    method: &'static str,
+    content_type: &'static str,
+    body: Bytes,
+    records: u64,
+}
+
+/// Runs one measurement and prints one line of JSON.
+///
+/// # Errors
+/// When no broker answers, the topic does not exist, or nothing succeeded.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    ensure!(args.seconds <= 300 && args.clients <= 1_024, "at most 300 seconds and 1024 clients");
+    let base = if args.spread { args.brokers.clone() } else { leader(&args).await? };
+    let address = base.strip_prefix("http://").context("the broker's URL must start with http://")?.to_owned();
+    let plan = Arc::new(plan(&args)?);
+    let stop = Arc::new(AtomicBool::new(false));
+    let begun = Instant::now();
+    let mut workers = Vec::new();
+    for _ in 0..args.clients {
+        let connection = Connection::open(&address, args.streams > 0).await?;
+        for _ in 0..args.streams.max(1) {
+            workers.push(tokio::spawn(work(connection.clone(), plan.clone(), stop.clone())));
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(args.seconds)).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut figures = Figures::default();
+    for worker in workers {
+        figures.merge(worker.await??);
+    }
+    let line = figures.line(begun.elapsed());
+    ensure!(figures.requests > 0, "no request succeeded: {line}");
+    #[expect(clippy::print_stdout, reason = "the program's product")]
+    {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+async fn leader(args: &Args) -> anyhow::Result<String> {
+    let address = args.brokers.strip_prefix("http://").context("the broker's URL must start with http://")?;
+    let connection = Connection::open(address, false).await?;
+    let (status, body) = connection.send("GET", &format!("/replicas/{}", args.topic), "text/plain", Bytes::new()).await?;
+    ensure!(status == 200, "{} answered {status}: does topic {:?} exist?", args.brokers, args.topic);
+    let replicas: serde_json::Value = serde_json::from_slice(&body)?;
+    let owner = &replicas["owner"];
+    let listed = replicas["replicas"].as_array().context("no replicas listed")?;
+    let leader = listed.iter().find(|replica| &replica["broker_id"] == owner).context("the topic has no leader")?;
+    Ok(leader["api_base"].as_str().context("the leader has no address")?.to_owned())
+}
+
+fn plan(args: &Args) -> anyhow::Result<Plan> {
+    let value = "x".repeat(args.bytes);
+    let topic = &args.topic;
+    let publish = format!("/topics/{topic}/publish");
+    Ok(match args.mode {
+        Mode::Publish => Plan {
+            path: publish,
+            method: "POST",
+            content_type: "application/json",
+            body: Bytes::from(serde_json::json!({ "value": value }).to_string()),
+            records: 1,
+        },
+        Mode::Bulk => {
+            let mut batch = BatchBuilder::new();
+            for _ in 0..args.records {
+                batch.push(None, b"", ValueKind::Bytes, value.as_bytes());
+            }
+            let batch = batch.build(0, LeaderEpoch(0), 0)?;
+            Plan {
+                path: format!("{publish}?partition=0"),
+                method: "POST",
+                content_type: "application/vnd.pubsub.batch",
+                body: batch.bytes().clone(),
+                records: u64::from(batch.count()),
+            }
+        }
+        Mode::Poll => Plan {
+            path: format!("/topics/{topic}/records?partition=0&from=0&max_records={}", args.records),
+            method: "GET",
+            content_type: "application/json",
+            body: Bytes::new(),
+            records: args.records as u64,
+        },
+    })
+}
+
+async fn work(connection: Connection, plan: Arc<Plan>, stop: Arc<AtomicBool>) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        match connection.send(plan.method, &plan.path, plan.content_type, plan.body.clone()).await {
+            Ok((200, body)) => figures.success(plan.records, body.len(), begun.elapsed()),
+            Ok((status, _)) => figures.failure(status),
+            Err(error) => return Err(error.context("the connection broke")),
+        }
+    }
+    Ok(figures)
+}
