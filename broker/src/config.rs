@@ -1,6 +1,7 @@
 //! Flags and environment of `pubsub-broker`, checked once into real types.
 
 use crate::handle::Endpoint;
+use crate::store::{StorageKey, StoreConfig};
 use anyhow::{Context, bail};
 use clap::Parser;
 use pubsub_client::peer_auth::PeerSecret;
@@ -61,6 +62,12 @@ pub struct Args {
     /// Key that seals records at rest: 32 bytes in base64. Once used it is needed for ever.
     #[arg(long, env = "PUBSUB_STORAGE_KEY", hide_env_values = true)]
     storage_key: Option<String>,
+    /// Older keys, comma-separated: still read, used for nothing new.
+    #[arg(long, env = "PUBSUB_STORAGE_KEYS_OLD", hide_env_values = true, value_delimiter = ',')]
+    storage_keys_old: Vec<String>,
+    /// Refuse publishes below this many free bytes on the volume [default: 5 % of it, or 256 MiB].
+    #[arg(long, env = "PUBSUB_MIN_FREE_BYTES")]
+    min_free_bytes: Option<u64>,
     /// Secret shared by all brokers and discovery, at least 16 bytes. Without it the peer listener serves loopback only.
     #[arg(long, env = "PUBSUB_CLUSTER_SECRET", hide_env_values = true)]
     cluster_secret: Option<String>,
@@ -102,8 +109,12 @@ pub struct Config {
     pub voters: Option<Vec<BrokerId>>,
     /// Directory of the volume.
     pub data_dir: PathBuf,
-    /// Text of the key that seals records.
-    pub storage_key: Option<crate::store::StorageKey>,
+    /// Seals records at rest.
+    pub storage_key: Option<StorageKey>,
+    /// Keys that older records may be sealed with.
+    pub storage_keys_old: Vec<StorageKey>,
+    /// Publishes are refused below this many free bytes; `None`: below 5 % of the file system or 256 MiB.
+    pub free_bytes_min: Option<u64>,
     /// Signs requests between brokers.
     pub secret: Option<PeerSecret>,
     /// Failure domain.
@@ -134,6 +145,8 @@ impl Args {
         }
         let key = self.storage_key.as_deref().filter(|text| !text.is_empty());
         let storage_key = key.map(str::parse).transpose().context("PUBSUB_STORAGE_KEY")?;
+        let keys_old = self.storage_keys_old.iter().filter(|text| !text.is_empty()).map(|text| text.parse());
+        let storage_keys_old = keys_old.collect::<Result<_, _>>().context("PUBSUB_STORAGE_KEYS_OLD")?;
         let port_of = |base: u32, given: Option<u16>, name: &str| match given {
             Some(port) => Ok(port),
             None => u16::try_from(base + self.broker_id).with_context(|| format!("no default for {name}: set it")),
@@ -154,11 +167,26 @@ impl Args {
             voters: Some(voters).filter(|list| !list.is_empty()),
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from(format!("data{}", self.broker_id))),
             storage_key,
+            storage_keys_old,
+            free_bytes_min: self.min_free_bytes,
             secret,
             zone: self.zone.filter(|zone| !zone.is_empty()),
             timeout_scale: self.timeout_scale,
             cors_origins: self.cors_origins,
         })
+    }
+}
+
+impl Config {
+    /// Returns what the volume is opened with.
+    pub(crate) fn store_config(&self) -> StoreConfig {
+        StoreConfig {
+            dir: self.data_dir.clone(),
+            broker_id: self.broker_id,
+            key: self.storage_key.clone(),
+            keys_old: self.storage_keys_old.clone(),
+            free_bytes_min: self.free_bytes_min,
+        }
     }
 }
 

@@ -243,6 +243,9 @@ impl Broker {
             }
         }
         metrics.partitions_below_min_isr.set(below);
-        self.inner.store.observe(metrics);
+        let store = self.inner.store.stats();
+        metrics.store_free_bytes.set(signed(store.free_bytes));
+        metrics.store_wal_bytes.set(signed(store.wal_bytes));
+        metrics.store_commits.set(signed(store.commits));
     }
 }

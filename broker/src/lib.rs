@@ -171,7 +171,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             started,
         }),
     };
-    let mut tasks = shutdown::Tasks::new(fatal, stopping, opened.store, opened.failed);
+    let mut tasks = shutdown::Tasks::new(fatal, stopping, opened.store);
     let served = election_port::Peers {
         me,
         secret,
@@ -184,6 +184,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     tasks.spawn("replicas", |cancel| replicas.run(cancel));
     tasks.spawn("groups", |cancel| groups.run(cancel));
     tasks.spawn("topic names", |cancel| server::name_topics(broker.clone(), cancel));
+    tasks.spawn("space", |cancel| server::watch_space(broker.clone(), cancel));
     if let Some(url) = config.discovery_url.clone() {
         let register = move |cancel| async move {
             discovery::register(discovery, peers, url, registration, cancel).await;

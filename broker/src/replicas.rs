@@ -6,6 +6,7 @@ use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::peer::PeerClient;
 use crate::store::Store;
+use anyhow::Context;
 use bytes::Bytes;
 use pubsub_core::Mono;
 use pubsub_core::control::image::Image;
@@ -53,6 +54,7 @@ struct Views {
 #[derive(Clone)]
 pub(crate) struct ReplicasHandle {
     inbox: mpsc::Sender<ToReplicas>,
+    store: Store,
     bytes: Arc<Semaphore>,
     views: Views,
 }
@@ -67,6 +69,9 @@ impl ReplicasHandle {
         expected_offset: Option<Offset>,
         timeout: Duration,
     ) -> Outcome {
+        if self.store.storage_full() {
+            return Err(AppendError::StorageFull);
+        }
         let deadline = Instant::now() + timeout;
         let weight = u32::try_from(batch.bytes().len()).expect("batches are bounded by limits");
         let permit = tokio::time::timeout_at(deadline, self.bytes.clone().acquire_many_owned(weight)).await;
@@ -157,7 +162,7 @@ pub(crate) fn task(parts: ReplicasParts) -> (ReplicasTask, ReplicasHandle) {
     let (written_tx, written) = watch::channel(None);
     let views = Views::default();
     let bytes = Arc::new(Semaphore::new(INFLIGHT_BYTES_MAX));
-    let handle = ReplicasHandle { inbox: to_self.clone(), bytes, views: views.clone() };
+    let handle = ReplicasHandle { inbox: to_self.clone(), store: parts.store.clone(), bytes, views: views.clone() };
     let task = ReplicasTask {
         parts,
         inbox,
@@ -190,19 +195,19 @@ impl ReplicasTask {
                     anyhow::ensure!(changed.is_ok(), "the control task ended");
                     let image = self.parts.images.borrow_and_update().clone();
                     if let Some(image) = image {
-                        self.step(Input::Image(image));
+                        self.step(Input::Image(image)).await?;
                     }
                 }
                 changed = self.written.changed() => {
                     anyhow::ensure!(changed.is_ok(), "the store's writer ended");
-                    self.take_written();
+                    self.take_written().await?;
                 }
-                _ = self.inbox.recv_many(&mut arrived, 1_024) => self.take(&mut arrived),
+                _ = self.inbox.recv_many(&mut arrived, 1_024) => self.take(&mut arrived).await?,
                 () = tokio::time::sleep_until(due) => {}
             }
             // Checked apart from the select: a full inbox must not starve the timers.
             if Instant::now() >= due {
-                self.step(Input::Tick);
+                self.step(Input::Tick).await?;
             }
         }
     }
@@ -212,16 +217,17 @@ impl ReplicasTask {
     }
 
     /// Writes complete in order, so the newest id stands for all before it.
-    fn take_written(&mut self) {
+    async fn take_written(&mut self) -> anyhow::Result<()> {
         let newest = *self.written.borrow_and_update();
         while newest.is_some_and(|id| id.0 >= self.next_written) {
             let id = WriteId(self.next_written);
             self.next_written += 1;
-            self.step(Input::Written { id });
+            self.step(Input::Written { id }).await?;
         }
+        Ok(())
     }
 
-    fn take(&mut self, arrived: &mut Vec<ToReplicas>) {
+    async fn take(&mut self, arrived: &mut Vec<ToReplicas>) -> anyhow::Result<()> {
         let mut appended = false;
         for item in arrived.drain(..) {
             match item {
@@ -229,33 +235,39 @@ impl ReplicasTask {
                     self.next_ticket += 1;
                     let ticket = Ticket(self.next_ticket);
                     self.publishers.insert(ticket, (reply, permit));
-                    self.step(Input::Append { ticket, partition, batch, acks, expected_offset });
+                    self.step(Input::Append { ticket, partition, batch, acks, expected_offset }).await?;
                     appended = true;
                 }
                 ToReplicas::Request { from, request, reply } => {
                     self.next_ticket += 1;
                     let id = RequestId(self.next_ticket);
                     self.requests.insert(id, reply);
-                    self.step(Input::Request { id, from, request });
+                    self.step(Input::Request { id, from, request }).await?;
                 }
-                ToReplicas::Input(input) => self.step(*input),
+                ToReplicas::Input(input) => self.step(*input).await?,
             }
         }
         if appended {
-            self.step(Input::Flush { now_ms: crate::wall_ms() });
+            self.step(Input::Flush { now_ms: crate::wall_ms() }).await?;
         }
+        Ok(())
     }
 
-    fn step(&mut self, input: Input) {
+    async fn step(&mut self, input: Input) -> anyhow::Result<()> {
         let now = self.now();
         for action in self.parts.machine.step(now, input) {
-            self.perform(action);
+            self.perform(action).await?;
         }
+        Ok(())
     }
 
-    fn perform(&mut self, action: Action) {
+    async fn perform(&mut self, action: Action) -> anyhow::Result<()> {
         match action {
-            Action::Write { id, writes } => self.parts.store.write(id, writes, &self.written_tx),
+            Action::Write { id, writes } => {
+                let written = self.written_tx.clone();
+                let done = move |id| drop(written.send_replace(Some(id)));
+                self.parts.store.write(id, writes, done).await.context("hand a write to the store")?;
+            }
             Action::Push { to, request } => self.push(to, request),
             Action::Load { to, partition, from, bytes_max } => self.load(to, partition, from, bytes_max),
             Action::Answer { id, reply } => {
@@ -280,6 +292,7 @@ impl ReplicasTask {
                 tracing::error!(invariant = ?id, %partition, detail, "an invariant was broken");
             }
         }
+        Ok(())
     }
 
     fn push(&mut self, to: BrokerId, request: ReplicateRequest) {

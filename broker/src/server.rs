@@ -1,7 +1,10 @@
 //! Serving a listener with HTTP/1.1 and HTTP/2, and other small tasks of a running broker.
 
 use crate::handle::Broker;
+use crate::control::ToControl;
+use anyhow::Context;
 use axum::Router;
+use pubsub_core::control::Input;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -60,7 +63,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, cancel: Cancell
 /// Keeps the names of topics in the records' file, for people who look into it.
 ///
 /// # Errors
-/// Never; ends with the control task.
+/// When the store has ended.
 pub(crate) async fn name_topics(broker: Broker, cancel: CancellationToken) -> anyhow::Result<()> {
     let mut images = broker.images();
     let mut named = BTreeSet::new();
@@ -74,7 +77,28 @@ pub(crate) async fn name_topics(broker: Broker, cancel: CancellationToken) -> an
         let fresh: Vec<_> = fresh.map(|(id, topic)| (*id, topic.name.clone())).collect();
         if !fresh.is_empty() {
             named.extend(fresh.iter().map(|(id, _)| *id));
-            broker.inner.store.name_topics(fresh);
+            broker.inner.store.name_topics(fresh).await.context("name topics")?;
+        }
+    }
+}
+
+/// Tells the control machine whether the volume takes writes, so that leadership moves away before it is full.
+///
+/// # Errors
+/// Never.
+pub(crate) async fn watch_space(broker: Broker, cancel: CancellationToken) -> anyhow::Result<()> {
+    let mut healthy = true;
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+        let now_healthy = !broker.inner.store.storage_full();
+        if now_healthy != healthy {
+            healthy = now_healthy;
+            tracing::warn!(healthy, free_bytes = broker.inner.store.free_bytes(), "the volume's free space changed");
+            // The control task ends only with the process.
+            let _ = broker.inner.control.inbox.send(ToControl::Input(Input::Storage { healthy })).await;
         }
     }
 }

@@ -36,14 +36,15 @@ impl Tasks {
         fatal: CancellationToken,
         stopping: CancellationToken,
         store: Store,
-        store_failed: oneshot::Receiver<crate::store::StoreError>,
     ) -> Self {
         let (failures, failed) = mpsc::channel(8);
         let tracker = TaskTracker::new();
         let report = failures.clone();
+        let writer = store.clone();
         tracker.spawn(async move {
-            if let Ok(error) = store_failed.await {
-                let error = anyhow::Error::new(error).context("records could not be synced; the process must not go on");
+            let error = writer.failed().await;
+            if !matches!(*error, crate::store::StoreError::Closed) {
+                let error = anyhow::anyhow!("records could not be synced, so the process must not go on: {error}");
                 // Full: another failure is reported already.
                 let _ = report.try_send(error);
             }
@@ -144,16 +145,16 @@ impl Tasks {
         }
         self.tracker.close();
         self.fatal.cancel();
-        if tokio::time::timeout(Duration::from_secs(3), self.tracker.wait()).await.is_err() {
+        if let Err(error) = self.store.close(Duration::from_secs(2)).await {
+            tracing::warn!(%error, "the store was not closed cleanly; it recovers at the next start");
+        }
+        if tokio::time::timeout(Duration::from_secs(2), self.tracker.wait()).await.is_err() {
             tracing::warn!("some tasks were still running at the end");
         }
-        let (thread, store) = (self.thread.take(), self.store.clone());
-        let closed = tokio::task::spawn_blocking(move || {
-            store.close();
-            thread.map(std::thread::JoinHandle::join)
-        });
-        if closed.await.is_err() {
-            tracing::warn!("the store was not closed cleanly; it recovers at the next start");
+        let thread = self.thread.take();
+        let joined = tokio::task::spawn_blocking(|| thread.map(std::thread::JoinHandle::join));
+        if tokio::time::timeout(Duration::from_secs(3), joined).await.is_err() {
+            tracing::warn!("the control thread was still running at the end");
         }
     }
 }
