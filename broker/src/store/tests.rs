@@ -1,6 +1,8 @@
 //! The store against real files in a temporary directory.
 #![allow(clippy::unwrap_used)]
 
+mod measure;
+mod model;
 mod views;
 
 use super::*;
