@@ -52,7 +52,8 @@ sim: ## Run the simulator (SEEDS=n, SEED=n, SCENARIO=name)
 	cargo test -p pubsub-tests --test sim -- --nocapture
 
 process: ## Run the tests that start real processes
-	cargo test -p pubsub-tests --test process
+	cargo build --workspace --bins
+	cargo test -p pubsub-tests --test cluster --test faults
 
 bench: setup ## Measure publish and read rates of a local cluster, release build
 	@scripts/bench.sh

@@ -39,6 +39,8 @@ if [ -z "${CI:-}" ] && cargo deny --version >/dev/null 2>&1; then
 fi
 
 if [ "${1:-}" != lint ]; then
+    # Tests start the real programs, and must not find those of an older build.
+    stage programs cargo build --workspace --bins --quiet
     stage tests tests
     totals=$(awk '/^test result:/ { passed += $4; failed += $6 } END { printf "%d passed, %d failed", passed, failed }' "$log")
 fi

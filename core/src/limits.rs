@@ -36,6 +36,18 @@ pub const INBOX_MAX: usize = 4_096;
 pub const REPLICATE_BYTES_MAX: usize = 4 << 20;
 /// Recent batches kept in memory per partition for followers and tail readers, bytes.
 pub const TAIL_BYTES_MAX: usize = 1 << 20;
+/// Writes waiting in front of the store's writer; past it whoever writes waits.
+pub const STORE_QUEUE_MAX: usize = 1_024;
+/// Bytes of one transaction of the store, past which no more waiting writes join it: the write-ahead log keeps its size.
+pub const STORE_GROUP_BYTES_MAX: usize = 16 << 20;
+/// Read-only connections of the store; each may block one thread.
+pub const STORE_READERS: usize = 3;
+/// Batches deleted in one piece when a log is trimmed or dropped, so that writes get in between.
+pub const STORE_CLEAR_BATCHES_MAX: i64 = 1_000;
+/// Bytes deleted in one piece; see [`STORE_CLEAR_BATCHES_MAX`].
+pub const STORE_CLEAR_BYTES_MAX: i64 = 16 << 20;
+/// Cluster events kept by each broker.
+pub const EVENTS_MAX: u64 = 1_000;
 /// Committed image changes kept to bring lagging brokers up to date without a full image.
 pub const IMAGE_DELTAS_MAX: usize = 1_000;
 /// Partitions of the internal topic of consumer groups; fixed for the life of a cluster.
