@@ -28,8 +28,6 @@ pub(crate) enum ToControl {
     Propose(Command, oneshot::Sender<Result<Outcome, Refusal>>),
     /// Hand over and stop; answered when done.
     Stop(oneshot::Sender<()>),
-    /// What gossip knows, for people.
-    Gossip(oneshot::Sender<serde_json::Value>),
 }
 
 /// A handle onto the control task.
@@ -39,6 +37,8 @@ pub(crate) struct ControlHandle {
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) images: watch::Receiver<Option<Arc<Image>>>,
     pub(crate) cluster: watch::Receiver<Option<ClusterId>>,
+    /// What gossip knows, for people; renewed each second.
+    pub(crate) gossip: watch::Receiver<Vec<serde_json::Value>>,
     pub(crate) storage_id: StorageId,
 }
 
@@ -64,6 +64,8 @@ pub(crate) struct ControlTask {
     status: watch::Sender<Status>,
     images: watch::Sender<Option<Arc<Image>>>,
     cluster: watch::Sender<Option<ClusterId>>,
+    gossip: watch::Sender<Vec<serde_json::Value>>,
+    gossip_due: Instant,
     replies: BTreeMap<Ticket, oneshot::Sender<Result<Outcome, Refusal>>>,
     stopping: Option<oneshot::Sender<()>>,
     next_ticket: u64,
@@ -93,11 +95,13 @@ pub(crate) fn task(parts: ControlParts) -> (ControlTask, ControlHandle) {
     let (status, status_seen) = watch::channel(parts.machine.status(0));
     let (images, images_seen) = watch::channel(None);
     let (cluster, cluster_seen) = watch::channel(parts.hard.cluster_id);
+    let (gossip, gossip_seen) = watch::channel(vec![]);
     let handle = ControlHandle {
         inbox: to_self.clone(),
         status: status_seen,
         images: images_seen,
         cluster: cluster_seen,
+        gossip: gossip_seen,
         storage_id: parts.hard.storage_id,
     };
     let task = ControlTask {
@@ -110,6 +114,8 @@ pub(crate) fn task(parts: ControlParts) -> (ControlTask, ControlHandle) {
         status,
         images,
         cluster,
+        gossip,
+        gossip_due: parts.started,
         replies: BTreeMap::new(),
         stopping: None,
         next_ticket: 0,
@@ -166,12 +172,6 @@ impl ControlTask {
                 self.stopping = Some(done);
                 self.step(Input::Stop)
             }
-            ToControl::Gossip(reply) => {
-                let known = serde_json::to_value(self.machine.gossip()).expect("plain data");
-                // A caller that went away needs no answer.
-                let _ = reply.send(known);
-                Ok(())
-            }
         }
     }
 
@@ -226,7 +226,7 @@ impl ControlTask {
             }
             Event::IsrChanged { partition, isr } => tracing::info!(%partition, ?isr, "changed in-sync replicas"),
         }
-        if let Err(error) = self.meta.append_event(event) {
+        if let Err(error) = self.meta.append_event(crate::wall_ms(), event) {
             tracing::warn!(%error, "an event was not stored");
         }
     }
@@ -234,7 +234,16 @@ impl ControlTask {
     fn publish(&mut self) {
         let status = self.machine.status(self.now());
         self.status.send_if_modified(|known| std::mem::replace(known, status.clone()) != status);
-        self.endpoints.learn_gossip(self.machine.peers());
+        if Instant::now() >= self.gossip_due {
+            self.gossip_due = Instant::now() + Duration::from_secs(1);
+            self.endpoints.learn_gossip(self.machine.peers());
+            let known = serde_json::to_value(self.machine.gossip()).expect("plain data");
+            self.gossip.send_replace(match known {
+                serde_json::Value::Array(entries) => entries,
+                serde_json::Value::Object(entries) => entries.into_iter().map(|(_, entry)| entry).collect(),
+                other => vec![other],
+            });
+        }
     }
 
     fn send(&mut self, to: BrokerId, message: Message) {

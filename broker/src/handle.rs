@@ -1,6 +1,6 @@
 //! The broker as its HTTP handlers see it: one cheap handle onto the tasks that own the state.
 
-use crate::control::{ControlHandle, ToControl};
+use crate::control::ControlHandle;
 use crate::endpoints::Endpoints;
 use crate::groups::GroupsHandle;
 use crate::metrics::{Metrics, PartitionLabel};
@@ -15,7 +15,7 @@ use pubsub_core::record::Batch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -156,17 +156,9 @@ impl Broker {
         self.inner.metrics.records_polled.inc_by(records);
     }
 
-    /// Returns what gossip knows of all brokers, one JSON object each.
-    pub async fn gossip(&self) -> Vec<serde_json::Value> {
-        let (reply, known) = oneshot::channel();
-        if self.inner.control.inbox.send(ToControl::Gossip(reply)).await.is_err() {
-            return vec![];
-        }
-        match known.await {
-            Ok(serde_json::Value::Array(entries)) => entries,
-            Ok(serde_json::Value::Object(entries)) => entries.into_iter().map(|(_, entry)| entry).collect(),
-            Ok(_) | Err(_) => vec![],
-        }
+    /// Returns what gossip says of each broker, one JSON object each; hints, for people to look at.
+    pub fn gossip(&self) -> Vec<serde_json::Value> {
+        self.inner.control.gossip.borrow().clone()
     }
 
     /// Returns counters of replication and storage for people.
