@@ -16,7 +16,7 @@ use pubsub_core::limits::{GROUP_PARTITIONS, GROUPS_TOPIC, INBOX_MAX};
 use pubsub_core::partition::{Acks, Role};
 use pubsub_core::record::{BatchBuilder, ValueKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -141,7 +141,7 @@ impl GroupsHandle {
         let alive = image.map_or(1, |image| image.live_brokers().count());
         let replication_factor = u32::try_from(alive.clamp(1, 3)).expect("at most three");
         let command = Command::CreateTopic {
-            name: TopicName::try_from(GROUPS_TOPIC).expect("a valid name"),
+            name: groups_topic_name(),
             id: TopicId(uuid::Uuid::now_v7()),
             partitions: GROUP_PARTITIONS,
             config: TopicConfig {
@@ -184,8 +184,13 @@ fn reader_of(request: &GroupRequest) -> Reader {
     }
 }
 
+fn groups_topic_name() -> TopicName {
+    TopicName::try_from(GROUPS_TOPIC).expect("a valid name")
+}
+
 fn groups_topic(image: &Image) -> Option<(TopicId, &Arc<pubsub_core::control::image::TopicEntry>)> {
-    image.topic_by_name(GROUPS_TOPIC)
+    static NAME: LazyLock<TopicName> = LazyLock::new(groups_topic_name);
+    image.topic_by_name(&NAME)
 }
 
 /// Returns the partitions of the internal topic that `me` leads, with their leader epochs.

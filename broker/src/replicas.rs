@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pubsub_core::Mono;
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Input as ControlInput, Ticket};
-use pubsub_core::ids::{BrokerId, Offset, TopicPartition};
+use pubsub_core::ids::{BrokerId, ClusterId, Offset, TopicPartition};
 use pubsub_core::limits::{INBOX_MAX, INFLIGHT_BYTES_MAX};
 use pubsub_core::partition::{
     Acks, Action, AppendError, Appended, Input, ReplicaView, Replicas, RequestId, WriteId,
@@ -133,6 +133,7 @@ pub(crate) struct ReplicasParts {
     pub(crate) store: Store,
     pub(crate) images: watch::Receiver<Option<Arc<Image>>>,
     pub(crate) control: mpsc::Sender<ToControl>,
+    pub(crate) cluster: watch::Receiver<Option<ClusterId>>,
     pub(crate) endpoints: Endpoints,
     pub(crate) peers: PeerClient,
     pub(crate) metrics: Arc<Metrics>,
@@ -301,6 +302,7 @@ impl ReplicasTask {
             let task = Link {
                 to,
                 me: self.parts.me,
+                cluster: self.parts.cluster.clone(),
                 endpoints: self.parts.endpoints.clone(),
                 peers: self.parts.peers.clone(),
                 replicas: self.to_self.clone(),
@@ -333,6 +335,7 @@ impl ReplicasTask {
 struct Link {
     to: BrokerId,
     me: BrokerId,
+    cluster: watch::Receiver<Option<ClusterId>>,
     endpoints: Endpoints,
     peers: PeerClient,
     replicas: mpsc::Sender<ToReplicas>,
@@ -341,8 +344,9 @@ struct Link {
 
 impl Link {
     async fn run(self, mut requests: mpsc::Receiver<ReplicateRequest>) {
-        let path = format!("/internal/replicate?from={}&to={}", self.me, self.to);
         while let Some(request) = requests.recv().await {
+            let cluster = self.cluster.borrow().map_or(String::new(), |cluster| format!("&cluster={cluster}"));
+            let path = format!("/internal/replicate?from={}&to={}{cluster}", self.me, self.to);
             let reply = self.exchange(&path, request).await;
             let input = Box::new(Input::Reply { from: self.to, reply });
             if self.replicas.send(ToReplicas::Input(input)).await.is_err() {

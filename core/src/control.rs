@@ -234,7 +234,7 @@ pub enum Command {
 }
 
 /// What an admin request led to; committed when seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The image that holds the result.
     pub at: At,
