@@ -144,8 +144,9 @@ impl Args {
             );
         }
         let key = self.storage_key.as_deref().filter(|text| !text.is_empty());
-        let storage_key = key.map(str::parse).transpose().context("PUBSUB_STORAGE_KEY")?;
-        let keys_old = self.storage_keys_old.iter().filter(|text| !text.is_empty()).map(|text| text.parse());
+        let storage_key = key.map(StorageKey::try_from).transpose().context("PUBSUB_STORAGE_KEY")?;
+        let keys_old = self.storage_keys_old.iter().filter(|text| !text.is_empty());
+        let keys_old = keys_old.map(|text| StorageKey::try_from(text.as_str()));
         let storage_keys_old = keys_old.collect::<Result<_, _>>().context("PUBSUB_STORAGE_KEYS_OLD")?;
         let port_of = |base: u32, given: Option<u16>, name: &str| match given {
             Some(port) => Ok(port),

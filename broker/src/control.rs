@@ -39,7 +39,6 @@ pub(crate) struct ControlHandle {
     pub(crate) cluster: watch::Receiver<Option<ClusterId>>,
     /// What gossip knows, for people; renewed each second.
     pub(crate) gossip: watch::Receiver<Vec<serde_json::Value>>,
-    pub(crate) storage_id: StorageId,
 }
 
 impl ControlHandle {
@@ -102,7 +101,6 @@ pub(crate) fn task(parts: ControlParts) -> (ControlTask, ControlHandle) {
         images: images_seen,
         cluster: cluster_seen,
         gossip: gossip_seen,
-        storage_id: parts.hard.storage_id,
     };
     let task = ControlTask {
         machine: parts.machine,

@@ -13,7 +13,7 @@ use pubsub_core::group::coordinator::{Action, Groups, Input, partition_of};
 use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Reader};
 use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
 use pubsub_core::limits::{GROUP_PARTITIONS, GROUPS_TOPIC, INBOX_MAX};
-use pubsub_core::partition::{Acks, Role};
+use pubsub_core::partition::{Acks, ReplicaView, Role};
 use pubsub_core::record::{BatchBuilder, ValueKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -413,16 +413,16 @@ async fn load(
             None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };
-    let leads = |view: &pubsub_core::partition::ReplicaView| {
+    let leads = |view: &ReplicaView| {
         view.leader_epoch > leader_epoch || (view.role == Role::Leader && view.leader_epoch == leader_epoch)
     };
     let found = view.wait_for(leads).await.ok()?.log_end;
-    let settled = view.wait_for(|view| view.high_watermark >= found || view.leader_epoch != leader_epoch).await.ok()?;
+    let settled = |view: &ReplicaView| view.high_watermark >= found || view.leader_epoch != leader_epoch;
+    let settled = view.wait_for(settled).await.ok()?.clone();
     if settled.leader_epoch != leader_epoch {
         return None;
     }
     let (mut at, end) = (settled.log_start, settled.high_watermark);
-    drop(settled);
     let mut groups = Groups::new();
     while at < end {
         let batches = store.read(partition, at, end, 1 << 20).await.ok()?;

@@ -77,31 +77,24 @@ impl Metrics {
     }
 
     fn register(&mut self) {
-        let registry = &mut self.registry;
-        let mut add = |name: &str, help: &str, metric: Box<dyn prometheus_client::registry::Metric>| {
-            registry.register(format!("pubsub_{name}"), help, metric);
-        };
-        add("publish_batches", "Batches handed to a leader here, by outcome", Box::new(self.publishes.clone()));
-        add("records_published", "Records acknowledged here", Box::new(self.records_published.clone()));
-        add("records_polled", "Records given to consumers here", Box::new(self.records_polled.clone()));
-        add("publish_seconds", "Time from append to acknowledgement", Box::new(self.publish_seconds.clone()));
-        add("alarms", "Broken invariants; anything above zero needs a person", Box::new(self.alarms.clone()));
-        add("controller_epoch", "Highest controller epoch seen", Box::new(self.controller_epoch.clone()));
-        add("is_controller", "1 on the controller", Box::new(self.is_controller.clone()));
-        add("registered", "1 while the cluster counts this process as alive", Box::new(self.registered.clone()));
-        add("partitions_led", "Partitions led here", Box::new(self.partitions_led.clone()));
-        add("partitions_held", "Replicas held here", Box::new(self.partitions_held.clone()));
-        add(
-            "partitions_below_min_isr",
-            "Partitions led here with fewer in-sync replicas than their minimum",
-            Box::new(self.partitions_below_min_isr.clone()),
-        );
-        add("high_watermark", "End of what consumers may read", Box::new(self.high_watermark.clone()));
-        add("log_end", "Next offset to be appended", Box::new(self.log_end.clone()));
-        add("isr_size", "In-sync replicas of a partition led here", Box::new(self.isr_size.clone()));
-        add("store_free_bytes", "Free bytes of the volume", Box::new(self.store_free_bytes.clone()));
-        add("store_wal_bytes", "Bytes of SQLite's write-ahead log", Box::new(self.store_wal_bytes.clone()));
-        add("store_commits", "Transactions synced since the start", Box::new(self.store_commits.clone()));
+        let registry = self.registry.sub_registry_with_prefix("pubsub");
+        registry.register("publish_batches", "Batches handed to a leader here, by outcome", self.publishes.clone());
+        registry.register("records_published", "Records acknowledged here", self.records_published.clone());
+        registry.register("records_polled", "Records given to consumers here", self.records_polled.clone());
+        registry.register("publish_seconds", "Time from append to acknowledgement", self.publish_seconds.clone());
+        registry.register("alarms", "Broken invariants; anything above zero needs a person", self.alarms.clone());
+        registry.register("controller_epoch", "Highest controller epoch seen", self.controller_epoch.clone());
+        registry.register("is_controller", "1 on the controller", self.is_controller.clone());
+        registry.register("registered", "1 while the cluster counts this process as alive", self.registered.clone());
+        registry.register("partitions_led", "Partitions led here", self.partitions_led.clone());
+        registry.register("partitions_held", "Replicas held here", self.partitions_held.clone());
+        registry.register("partitions_below_min_isr", "Partitions led here with fewer in-sync replicas than their minimum", self.partitions_below_min_isr.clone());
+        registry.register("high_watermark", "End of what consumers may read", self.high_watermark.clone());
+        registry.register("log_end", "Next offset to be appended", self.log_end.clone());
+        registry.register("isr_size", "In-sync replicas of a partition led here", self.isr_size.clone());
+        registry.register("store_free_bytes", "Free bytes of the volume", self.store_free_bytes.clone());
+        registry.register("store_wal_bytes", "Bytes of SQLite's write-ahead log", self.store_wal_bytes.clone());
+        registry.register("store_commits", "Transactions synced since the start", self.store_commits.clone());
     }
 
     pub(crate) fn publish(&self, outcome: &'static str, records: u64, seconds: f64) {

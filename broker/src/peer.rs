@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Why a peer did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeerError {
+pub(crate) enum PeerError {
     /// Nothing listens there: the request was certainly not seen.
     #[error("the peer's port refused the connection")]
     Refused,
@@ -29,23 +29,23 @@ pub enum PeerError {
 
 /// A peer's answer.
 #[derive(Debug)]
-pub struct PeerAnswer {
+pub(crate) struct PeerAnswer {
     /// HTTP status.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Body.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// Sends requests to peers; cloning shares the connections.
 #[derive(Clone)]
-pub struct PeerClient {
+pub(crate) struct PeerClient {
     client: Client<HttpConnector, Full<Bytes>>,
     secret: Option<Arc<PeerSecret>>,
 }
 
 impl PeerClient {
     /// Makes a client that signs with `secret`, if there is one.
-    pub fn new(secret: Option<Arc<PeerSecret>>) -> Self {
+    pub(crate) fn new(secret: Option<Arc<PeerSecret>>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_millis(1_000)));
@@ -63,7 +63,7 @@ impl PeerClient {
     ///
     /// # Cancel safety
     /// Dropping the future leaves open whether the peer saw the request.
-    pub async fn post(
+    pub(crate) async fn post(
         &self,
         base: &str,
         path: &str,
