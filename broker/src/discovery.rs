@@ -31,6 +31,9 @@ impl DiscoveryHandle {
     /// have started with an empty memory.
     pub(crate) async fn learn(&self, map: DiscoveryMap) {
         self.endpoints.learn_discovery(&map.brokers);
+        let known = map.brokers.iter().map(|entry| entry.broker_id).collect();
+        // The control task ends only with the process.
+        let _ = self.control.send(ToControl::Input(Input::Peers(known))).await;
         if let Some(founders) = map.genesis_voters {
             // The control task ends only with the process.
             let _ = self.control.send(ToControl::Input(Input::Genesis(founders))).await;

@@ -18,10 +18,10 @@ pub mod store;
 use anyhow::Context;
 use clap::Parser;
 use config::{Args, Config};
-use control::ControlParts;
+use control::{ControlParts, ToControl};
 use endpoints::Endpoints;
 use handle::{Broker, Inner};
-use pubsub_core::control::{Control, ControlConfig};
+use pubsub_core::control::{Control, ControlConfig, Input};
 use pubsub_core::ids::RunId;
 use pubsub_core::partition::{Replicas, ReplicasConfig};
 use pubsub_core::wire::discovery::DiscoveryEndpoint;
@@ -136,6 +136,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         started,
         timeout_scale: scale,
     });
+    let configured = config.peers.keys().copied().collect();
+    control_handle.inbox.send(ToControl::Input(Input::Peers(configured))).await.context("start the control task")?;
     let replicas_config = ReplicasConfig { me, run_id, timeout_scale: scale, weakened: vec![] };
     let (replicas, replicas_handle) = replicas::task(ReplicasParts {
         machine: Replicas::new(0, replicas_config, opened.replicas),

@@ -171,7 +171,7 @@ pub(crate) fn task(parts: ReplicasParts) -> (ReplicasTask, ReplicasHandle) {
         views,
         written,
         written_tx,
-        next_written: 1,
+        next_written: 0,
         publishers: HashMap::new(),
         requests: HashMap::new(),
         links: BTreeMap::new(),
@@ -266,7 +266,9 @@ impl ReplicasTask {
         match action {
             Action::Write { id, writes } => {
                 let written = self.written_tx.clone();
-                let done = move |id| drop(written.send_replace(Some(id)));
+                let done = move |id| {
+                    written.send_replace(Some(id));
+                };
                 self.parts.store.write(id, writes, done).await.context("hand a write to the store")?;
             }
             Action::Push { to, request } => self.push(to, request),
