@@ -213,7 +213,8 @@ async fn a_truncated_log_goes_on_from_there() {
 
 #[tokio::test]
 async fn a_write_that_contradicts_the_disk_is_refused_whole_and_ends_the_writer() {
-    let wrong: [fn(&mut ReplicaWrite); 5] = [
+    let wrong: [fn(&mut ReplicaWrite); 6] = [
+        |write| write.leader_epoch = LeaderEpoch(0),
         |write| write.truncate_to = Some(4),
         |write| write.batches = vec![batch(6, 1, 1)],
         |write| write.log_end = 6,
