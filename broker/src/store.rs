@@ -141,6 +141,10 @@ pub fn open(config: StoreConfig) -> Result<Opened, OpenError> {
     thread
         .spawn(move || {
             let error = writer.run(queue).err().unwrap_or(StoreError::Closed);
+            if !matches!(error, StoreError::Closed) {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, source, "the store's writer ended");
+            }
             end.send_replace(Some(Arc::new(error)));
         })
         .map_err(io)?;

@@ -158,6 +158,12 @@ impl Change {
                 &format!("offset {end} is past the {OFFSET_END} that a file can number"),
             );
         }
+        if let Some(part) = stored
+            && write.leader_epoch < part.leader_epoch
+        {
+            let text = format!("leader epoch {} after {} was adopted", write.leader_epoch, part.leader_epoch);
+            return misfit(partition, &text);
+        }
         let mut part = match stored {
             Some(part) => part,
             None => self.found(partition)?,

@@ -132,6 +132,12 @@ impl MetaStore {
         Ok(events)
     }
 
+    /// Lets the file grow no further: what SQLite does then is what it does on a full disk.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&mut self, pages: u32) {
+        self.connection.pragma_update(None, "max_page_count", pages).expect("a pragma");
+    }
+
     /// Runs a transaction, once more without the ballast if the disk was full. A full disk is met before the sync, so the
     /// outcome of the first try is known; a failed sync is never tried again.
     fn with_room(

@@ -3,6 +3,9 @@
 
 mod measure;
 mod model;
+mod opening;
+mod promises;
+mod sealed;
 mod views;
 
 use super::*;
@@ -213,7 +216,8 @@ async fn a_truncated_log_goes_on_from_there() {
 
 #[tokio::test]
 async fn a_write_that_contradicts_the_disk_is_refused_whole_and_ends_the_writer() {
-    let wrong: [fn(&mut ReplicaWrite); 5] = [
+    let wrong: [fn(&mut ReplicaWrite); 6] = [
+        |write| write.leader_epoch = LeaderEpoch(0),
         |write| write.truncate_to = Some(4),
         |write| write.batches = vec![batch(6, 1, 1)],
         |write| write.log_end = 6,
@@ -296,161 +300,6 @@ async fn batches_wholly_below_the_log_start_are_deleted() {
 }
 
 #[tokio::test]
-async fn a_volume_is_used_by_one_process_and_one_broker() {
-    let dir = TempDir::new().unwrap();
-    let opened = open(config(dir.path())).unwrap();
-    assert!(matches!(open(config(dir.path())), Err(OpenError::Locked { .. })));
-    close(opened).await;
-    let foreign = open(StoreConfig { broker_id: BrokerId(2), ..config(dir.path()) });
-    assert!(
-        matches!(foreign, Err(OpenError::ForeignBroker { found: BrokerId(1), expected: BrokerId(2), .. })),
-        "{foreign:?}"
-    );
-    close(open(config(dir.path())).unwrap()).await;
-}
-
-#[tokio::test]
-async fn files_of_others_and_of_the_future_are_left_alone() {
-    for sql in ["CREATE TABLE records(topic TEXT)", "PRAGMA application_id=5; PRAGMA user_version=1"] {
-        let dir = TempDir::new().unwrap();
-        let file = dir.path().join("pubsub.sqlite");
-        Connection::open(&file).unwrap().execute_batch(sql).unwrap();
-        let before = std::fs::read(&file).unwrap();
-        assert!(matches!(open(config(dir.path())), Err(OpenError::NotOurs { .. })));
-        assert_eq!(std::fs::read(&file).unwrap(), before);
-    }
-    let dir = TempDir::new().unwrap();
-    std::fs::write(dir.path().join("pubsub.sqlite"), b"certainly not a database, but a text of some length")
-        .unwrap();
-    assert!(matches!(open(config(dir.path())), Err(OpenError::NotOurs { .. })));
-
-    let dir = TempDir::new().unwrap();
-    close(open(config(dir.path())).unwrap()).await;
-    Connection::open(dir.path().join("meta.sqlite"))
-        .unwrap()
-        .execute_batch("PRAGMA user_version=99")
-        .unwrap();
-    assert!(matches!(open(config(dir.path())), Err(OpenError::Newer { found: 99, .. })));
-}
-
-#[tokio::test]
-async fn a_volume_that_lost_one_of_its_files_is_refused() {
-    for name in ["pubsub.sqlite", "meta.sqlite"] {
-        let dir = TempDir::new().unwrap();
-        let opened = open(config(dir.path())).unwrap();
-        write(&opened.store, vec![append(A, 0, vec![batch(0, 1, 1)])]).await.unwrap();
-        close(opened).await;
-        std::fs::remove_file(dir.path().join(name)).unwrap();
-        for _ in 0..2 {
-            assert!(matches!(open(config(dir.path())), Err(OpenError::Torn { .. })), "without {name}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn sealed_batches_open_only_with_their_key() {
-    let dir = TempDir::new().unwrap();
-    let opened = open(config(dir.path())).unwrap();
-    write(&opened.store, vec![append(A, 0, vec![batch(0, 2, 1)])]).await.unwrap();
-    close(opened).await;
-
-    let opened = open(with_key(dir.path(), KEY_1)).unwrap();
-    assert!(opened.store.is_sealing());
-    write(&opened.store, vec![append(A, 0, vec![batch(2, 2, 1), batch(4, 1, 1)])]).await.unwrap();
-    assert_eq!(
-        opened.store.read(A, 0, 9, usize::MAX).await.unwrap(),
-        [batch(0, 2, 1), batch(2, 2, 1), batch(4, 1, 1)]
-    );
-    assert_eq!(opened.store.plaintext_batches().await.unwrap(), 1);
-    close(opened).await;
-    let file = std::fs::read(dir.path().join("pubsub.sqlite")).unwrap();
-    let holds = |text: &[u8]| file.windows(text.len()).any(|window| window == text);
-    assert!(holds(b"{\"at\":1}") && !holds(b"{\"at\":2}"), "only what was written before the key is legible");
-
-    let without = open(config(dir.path())).unwrap_err().to_string();
-    assert!(without.contains(&key(KEY_1).id().to_string()) && without.contains("given: none"), "{without}");
-    let wrong = open(with_key(dir.path(), KEY_2)).unwrap_err().to_string();
-    assert!(
-        wrong.contains(&key(KEY_1).id().to_string()) && wrong.contains(&key(KEY_2).id().to_string()),
-        "{wrong}"
-    );
-    assert!(!wrong.contains(KEY_1) && !wrong.contains(KEY_2));
-
-    let rotated = StoreConfig { keys_old: vec![key(KEY_1)], ..with_key(dir.path(), KEY_2) };
-    let opened = open(rotated).unwrap();
-    write(&opened.store, vec![append(A, 0, vec![batch(5, 1, 1)])]).await.unwrap();
-    assert_eq!(
-        spans(&opened.store.read(A, 0, 9, usize::MAX).await.unwrap()),
-        [(0, 2), (2, 4), (4, 5), (5, 6)]
-    );
-    write(&opened.store, vec![bare(A, 5, 6)]).await.unwrap();
-    close(opened).await;
-    // Nothing needs the older key any more.
-    close(open(with_key(dir.path(), KEY_2)).unwrap()).await;
-}
-
-#[tokio::test]
-async fn a_flipped_byte_is_never_served() {
-    for (seal, at) in [(false, 8), (false, 20), (false, 36), (false, 90), (true, 3), (true, 30), (true, 120)]
-    {
-        let dir = TempDir::new().unwrap();
-        let config = if seal { with_key(dir.path(), KEY_1) } else { config(dir.path()) };
-        let opened = open(config.clone()).unwrap();
-        write(&opened.store, vec![append(A, 0, vec![batch(0, 2, 1), batch(2, 2, 1), batch(4, 2, 1)])])
-            .await
-            .unwrap();
-        close(opened).await;
-        flip(dir.path(), 2, at);
-        let opened = open(config.clone()).unwrap();
-        assert_eq!(spans(&opened.store.read(A, 0, 6, usize::MAX).await.unwrap()), [(0, 2)]);
-        let damaged = opened.store.read(A, 2, 6, usize::MAX).await;
-        let expected = matches!(&damaged, Err(StoreError::Corrupt { partition: A, base_offset: 2, .. }));
-        assert!(expected, "byte {at}, sealed {seal}: {damaged:?}");
-        assert_eq!(spans(&opened.store.read(A, 4, 6, usize::MAX).await.unwrap()), [(4, 6)]);
-        close(opened).await;
-        flip(dir.path(), 4, at);
-        assert!(matches!(open(config), Err(OpenError::Damaged { partition: A, .. })));
-    }
-}
-
-/// Flips a byte of the stored batch at `base` of the file's first log.
-fn flip(dir: &Path, base: i64, at: usize) {
-    let file = Connection::open(dir.join("pubsub.sqlite")).unwrap();
-    let id = (1 << 40) | base;
-    let mut data: Vec<u8> =
-        file.query_row("SELECT data FROM batch WHERE id = ?1", [id], |row| row.get(0)).unwrap();
-    data[at] ^= 1;
-    file.execute("UPDATE batch SET data = ?1 WHERE id = ?2", rusqlite::params![data, id]).unwrap();
-}
-
-#[tokio::test]
-async fn a_log_that_lost_its_end_or_its_start_is_refused() {
-    for lost in [0, 2] {
-        let dir = TempDir::new().unwrap();
-        let opened = open(config(dir.path())).unwrap();
-        write(&opened.store, vec![append(A, 0, vec![batch(0, 2, 1), batch(2, 2, 1)])]).await.unwrap();
-        close(opened).await;
-        let file = Connection::open(dir.path().join("pubsub.sqlite")).unwrap();
-        file.execute("DELETE FROM batch WHERE id = ?1", [(1_i64 << 40) | lost]).unwrap();
-        drop(file);
-        let refused = open(config(dir.path())).unwrap_err();
-        assert!(matches!(refused, OpenError::Damaged { partition: A, .. }), "{refused}");
-        assert!(refused.to_string().contains("pubsub.sqlite"));
-    }
-}
-
-#[tokio::test]
-async fn room_is_judged_by_the_configured_threshold() {
-    let dir = TempDir::new().unwrap();
-    let opened = open(StoreConfig { free_bytes_min: Some(u64::MAX), ..config(dir.path()) }).unwrap();
-    assert!(opened.store.storage_full());
-    close(opened).await;
-    let opened = open(config(dir.path())).unwrap();
-    assert!(!opened.store.storage_full());
-    close(opened).await;
-}
-
-#[tokio::test]
 async fn a_closed_store_says_so() {
     let dir = TempDir::new().unwrap();
     let opened = open(config(dir.path())).unwrap();
@@ -458,101 +307,4 @@ async fn a_closed_store_says_so() {
     close(opened).await;
     assert!(matches!(*write(&store, vec![bare(A, 0, 0)]).await.unwrap_err(), StoreError::Closed));
     assert!(matches!(store.read(A, 0, 1, 1).await, Err(StoreError::Closed)));
-}
-
-mod promises {
-    use super::*;
-    use pubsub_core::control::Event;
-    use pubsub_core::control::image::{Image, ImageHash};
-    use pubsub_core::ids::ClusterId;
-    use std::collections::BTreeMap;
-
-    fn image(epoch: u64, version: u64) -> Arc<Image> {
-        Arc::new(Image {
-            cluster_id: ClusterId(Uuid::from_u128(9)),
-            at: At { epoch: ControllerEpoch(epoch), version },
-            hash: ImageHash([7; 32]),
-            feature_level: 1,
-            voters: BTreeMap::new(),
-            brokers: BTreeMap::new(),
-            topics: BTreeMap::new(),
-            tombstones: BTreeMap::from([(TopicId(Uuid::from_u128(1)), 3)]),
-        })
-    }
-
-    #[tokio::test]
-    async fn a_promise_survives_a_crash_and_is_never_taken_back() {
-        let dir = TempDir::new().unwrap();
-        let mut opened = open(config(dir.path())).unwrap();
-        let mut hard = opened.hard.clone();
-        assert_eq!((hard.boot, hard.broker_id, hard.epoch), (1, BrokerId(1), ControllerEpoch(0)));
-        hard.cluster_id = Some(ClusterId(Uuid::from_u128(9)));
-        hard.epoch = ControllerEpoch(4);
-        hard.voted_for = Some(BrokerId(3));
-        hard.accepted = Some(image(4, 2));
-        opened.meta.persist(&hard).unwrap();
-        hard.committed = At { epoch: ControllerEpoch(4), version: 2 };
-        opened.meta.persist(&hard).unwrap();
-
-        let crashed = copy_of(dir.path());
-        let again = open(config(crashed.path())).unwrap();
-        assert_eq!(again.hard, Hard { boot: 2, ..hard.clone() });
-        close(again).await;
-
-        let backwards: [fn(&mut Hard); 6] = [
-            |hard| hard.epoch = ControllerEpoch(3),
-            |hard| hard.voted_for = Some(BrokerId(2)),
-            |hard| hard.accepted = Some(image(4, 1)),
-            |hard| hard.accepted = None,
-            |hard| hard.committed = At::default(),
-            |hard| hard.cluster_id = Some(ClusterId(Uuid::from_u128(8))),
-        ];
-        for spoil in backwards {
-            let mut bad = hard.clone();
-            spoil(&mut bad);
-            assert!(matches!(opened.meta.persist(&bad), Err(StoreError::Regress { .. })), "{bad:?}");
-        }
-        assert_eq!(*opened.meta.hard(), hard);
-        close(opened).await;
-    }
-
-    #[tokio::test]
-    async fn a_damaged_image_is_refused() {
-        let dir = TempDir::new().unwrap();
-        let mut opened = open(config(dir.path())).unwrap();
-        let hard = Hard { accepted: Some(image(1, 1)), ..opened.hard.clone() };
-        opened.meta.persist(&hard).unwrap();
-        close(opened).await;
-        let file = Connection::open(dir.path().join("meta.sqlite")).unwrap();
-        file.execute("UPDATE accepted SET image = CAST(replace(CAST(image AS TEXT), '3', '4') AS BLOB)", [])
-            .unwrap();
-        drop(file);
-        assert!(matches!(open(config(dir.path())), Err(OpenError::Meta { .. })));
-    }
-
-    #[tokio::test]
-    async fn the_newest_events_are_kept() {
-        let dir = TempDir::new().unwrap();
-        let mut opened = open(config(dir.path())).unwrap();
-        for broker in 1..=1_010 {
-            opened.meta.append_event(5, &Event::Fenced { broker: BrokerId(broker) }).unwrap();
-        }
-        let kept = opened.meta.events_since(0, 5_000).unwrap();
-        assert_eq!((kept.len(), kept[0].id, kept[999].id), (1_000, 11, 1_010));
-        assert_eq!(kept[0].event, Event::Fenced { broker: BrokerId(11) });
-        assert_eq!(
-            opened.meta.events_since(1_008, 1).unwrap().iter().map(|e| e.id).collect::<Vec<_>>(),
-            [1_009]
-        );
-        let hard = Hard { epoch: ControllerEpoch(1), ..opened.hard.clone() };
-        opened.meta.persist(&hard).unwrap();
-        close(opened).await;
-    }
-
-    #[tokio::test]
-    async fn the_ballast_lies_beside_the_promises() {
-        let dir = TempDir::new().unwrap();
-        close(open(config(dir.path())).unwrap()).await;
-        assert_eq!(std::fs::metadata(dir.path().join("meta.ballast")).unwrap().len(), 1 << 20);
-    }
 }

@@ -274,3 +274,29 @@ fn clear(connection: &Connection, low: i64, high: i64) -> Result<Cleared, StoreE
     connection.prepare_cached("DELETE FROM batch WHERE id >= ?1 AND id < ?2")?.execute([low, end])?;
     Ok(Cleared { bytes, all: count < STORE_CLEAR_BATCHES_MAX && bytes < STORE_CLEAR_BYTES_MAX })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_any_other_failure_is_final() {
+        let failure =
+            |code| StoreError::Sqlite(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+        let mut connection = Connection::open_in_memory().unwrap();
+        let mut tries = 0;
+        let result = with_room(&mut connection, |_| {
+            tries += 1;
+            if tries < 3 { Err(failure(rusqlite::ffi::SQLITE_FULL)) } else { Ok(tries) }
+        });
+        assert_eq!(result.unwrap(), 3);
+        let mut tries = 0;
+        let result: Result<(), _> = with_room(&mut connection, |_| {
+            tries += 1;
+            Err(failure(rusqlite::ffi::SQLITE_IOERR_FSYNC))
+        });
+        assert!(matches!(result, Err(StoreError::Sqlite(_))));
+        assert_eq!(tries, 1);
+    }
+}

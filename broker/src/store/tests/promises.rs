@@ -1,0 +1,115 @@
+//! What `meta.sqlite` keeps.
+
+use super::*;
+use pubsub_core::control::Event;
+use pubsub_core::control::image::{Image, ImageHash};
+use pubsub_core::ids::ClusterId;
+use std::collections::BTreeMap;
+
+fn image(epoch: u64, version: u64) -> Arc<Image> {
+    Arc::new(Image {
+        cluster_id: ClusterId(Uuid::from_u128(9)),
+        at: At { epoch: ControllerEpoch(epoch), version },
+        hash: ImageHash([7; 32]),
+        feature_level: 1,
+        voters: BTreeMap::new(),
+        brokers: BTreeMap::new(),
+        topics: BTreeMap::new(),
+        tombstones: BTreeMap::from([(TopicId(Uuid::from_u128(1)), 3)]),
+    })
+}
+
+#[tokio::test]
+async fn a_promise_survives_a_crash_and_is_never_taken_back() {
+    let dir = TempDir::new().unwrap();
+    let mut opened = open(config(dir.path())).unwrap();
+    let mut hard = opened.hard.clone();
+    assert_eq!((hard.boot, hard.broker_id, hard.epoch), (1, BrokerId(1), ControllerEpoch(0)));
+    hard.cluster_id = Some(ClusterId(Uuid::from_u128(9)));
+    hard.epoch = ControllerEpoch(4);
+    hard.voted_for = Some(BrokerId(3));
+    hard.accepted = Some(image(4, 2));
+    opened.meta.persist(&hard).unwrap();
+    hard.committed = At { epoch: ControllerEpoch(4), version: 2 };
+    opened.meta.persist(&hard).unwrap();
+
+    let crashed = copy_of(dir.path());
+    let again = open(config(crashed.path())).unwrap();
+    assert_eq!(again.hard, Hard { boot: 2, ..hard.clone() });
+    close(again).await;
+
+    let backwards: [fn(&mut Hard); 6] = [
+        |hard| hard.epoch = ControllerEpoch(3),
+        |hard| hard.voted_for = Some(BrokerId(2)),
+        |hard| hard.accepted = Some(image(4, 1)),
+        |hard| hard.accepted = None,
+        |hard| hard.committed = At::default(),
+        |hard| hard.cluster_id = Some(ClusterId(Uuid::from_u128(8))),
+    ];
+    for spoil in backwards {
+        let mut bad = hard.clone();
+        spoil(&mut bad);
+        assert!(matches!(opened.meta.persist(&bad), Err(StoreError::Regress { .. })), "{bad:?}");
+    }
+    assert_eq!(*opened.meta.hard(), hard);
+    close(opened).await;
+}
+
+#[tokio::test]
+async fn a_damaged_image_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let mut opened = open(config(dir.path())).unwrap();
+    let hard = Hard { accepted: Some(image(1, 1)), ..opened.hard.clone() };
+    opened.meta.persist(&hard).unwrap();
+    close(opened).await;
+    let file = Connection::open(dir.path().join("meta.sqlite")).unwrap();
+    file.execute("UPDATE accepted SET image = CAST(replace(CAST(image AS TEXT), '3', '4') AS BLOB)", [])
+        .unwrap();
+    drop(file);
+    assert!(matches!(open(config(dir.path())), Err(OpenError::Meta { .. })));
+}
+
+#[tokio::test]
+async fn the_newest_events_are_kept() {
+    let dir = TempDir::new().unwrap();
+    let mut opened = open(config(dir.path())).unwrap();
+    for broker in 1..=1_010 {
+        opened.meta.append_event(5, &Event::Fenced { broker: BrokerId(broker) }).unwrap();
+    }
+    let kept = opened.meta.events_since(0, 5_000).unwrap();
+    assert_eq!((kept.len(), kept[0].id, kept[999].id), (1_000, 11, 1_010));
+    assert_eq!(kept[0].event, Event::Fenced { broker: BrokerId(11) });
+    assert_eq!(opened.meta.events_since(1_008, 1).unwrap().iter().map(|e| e.id).collect::<Vec<_>>(), [1_009]);
+    let hard = Hard { epoch: ControllerEpoch(1), ..opened.hard.clone() };
+    opened.meta.persist(&hard).unwrap();
+    close(opened).await;
+}
+
+#[tokio::test]
+async fn the_ballast_lies_beside_the_promises() {
+    let dir = TempDir::new().unwrap();
+    close(open(config(dir.path())).unwrap()).await;
+    assert_eq!(std::fs::metadata(dir.path().join("meta.ballast")).unwrap().len(), 1 << 20);
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_the_ballast_and_keeps_the_last_promise() {
+    let dir = TempDir::new().unwrap();
+    let mut opened = open(config(dir.path())).unwrap();
+    let first = Hard { epoch: ControllerEpoch(1), ..opened.hard.clone() };
+    opened.meta.persist(&first).unwrap();
+    opened.meta.limit_pages(1);
+    let mut large = Image::clone(&image(2, 1));
+    large.tombstones = (0..2_000).map(|id| (TopicId(Uuid::from_u128(id)), 1)).collect();
+    let second = Hard { epoch: ControllerEpoch(2), accepted: Some(Arc::new(large)), ..first.clone() };
+    let refused = opened.meta.persist(&second);
+    assert!(matches!(refused, Err(StoreError::Sqlite(_))), "{refused:?}");
+    assert!(!dir.path().join("meta.ballast").exists());
+    opened.meta.limit_pages(100_000);
+    opened.meta.persist(&second).unwrap();
+    close(opened).await;
+    let again = open(config(dir.path())).unwrap();
+    assert_eq!(again.hard, Hard { boot: 2, ..second });
+    assert!(dir.path().join("meta.ballast").exists());
+    close(again).await;
+}
