@@ -12,7 +12,7 @@ RELEASE ?= 1
 # Further arguments of `pubsub local`, e.g. `make run ARGS="--brokers 5"`.
 ARGS ?=
 
-# `make sim SEEDS=1000`, `make sim SEED=42`, `make sim SCENARIO=split_brain_classic_bully`.
+# `make sim SEEDS=1000` runs so many seeds, `make sim SEED=42 SCENARIO=ordinary_3` repeats one run.
 ifdef SEEDS
 export SIM_SEEDS := $(SEEDS)
 endif
@@ -22,6 +22,11 @@ endif
 ifdef SCENARIO
 export SIM_SCENARIO := $(SCENARIO)
 endif
+
+# Named by what they need: the simulator's begin with `sim`; all but a few of the others start processes.
+TEST_FILES = $(basename $(notdir $(wildcard tests/tests/*.rs)))
+SIM_TESTS = $(filter sim%,$(TEST_FILES))
+PROCESS_TESTS = $(filter-out tidy record_batch $(SIM_TESTS),$(TEST_FILES))
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,14 +53,14 @@ unit: ## Run unit, property and tidy tests
 	cargo test --workspace --lib --bins
 	cargo test -p pubsub-tests --test tidy
 
-sim: ## Run the simulator (SEEDS=n, SEED=n, SCENARIO=name)
-	cargo test -p pubsub-tests --test sim -- --nocapture
+sim: ## Run the simulator (SEEDS=n, or SEED=n SCENARIO=name)
+	cargo test -p pubsub-tests $(addprefix --test ,$(if $(SCENARIO),sim,$(SIM_TESTS))) -- $(if $(SCENARIO),one_seed) --nocapture
 
 process: ## Run the tests that start real processes
 	cargo build --workspace --bins
-	cargo test -p pubsub-tests --test cluster --test faults
+	cargo test -p pubsub-tests $(addprefix --test ,$(PROCESS_TESTS))
 
-bench: setup ## Measure publish and read rates of a local cluster, release build
+bench: setup ## Measure publish and read rates of a cluster of its own, release build
 	@scripts/bench.sh
 
 clean: ## Remove the build directory

@@ -58,9 +58,9 @@ fn assert_none(complaints: Vec<String>, rule: &str) {
     assert!(complaints.is_empty(), "{rule}\n  {}", complaints.join("\n  "));
 }
 
-/// Returns the lines before the first test module. Files below a `tests` directory are tests all over.
+/// Returns the lines before the first test module. `tests.rs` and files below a `tests` directory are tests all over.
 fn lines_before_tests(path: &str) -> usize {
-    if path.contains("/tests/") {
+    if path.contains("/tests/") || path.ends_with("/tests.rs") {
         return 0;
     }
     read(path).lines().take_while(|line| line.trim() != "#[cfg(test)]").count()
@@ -277,6 +277,35 @@ fn every_invariant_is_named_where_it_is_kept() {
         }
     }
     assert_none(complaints, "rules and tests name the invariants of docs/protocol.md that they keep");
+}
+
+#[test]
+fn every_dependency_has_its_reason_on_record() {
+    let manifest = read("Cargo.toml");
+    let section = manifest.split("[workspace.dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let names = section.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name);
+    let reasons = read("docs/dependencies.md");
+    let table: BTreeSet<&str> =
+        reasons.lines().flat_map(|line| line.split([',', '|', ' ', '(', ')'])).collect();
+    let missing = names
+        .filter(|name| !name.starts_with("pubsub-") && !table.contains(name))
+        .map(str::to_owned)
+        .collect();
+    assert_none(missing, "say in docs/dependencies.md what these are for");
+}
+
+#[test]
+fn every_setting_of_the_programs_is_documented() {
+    let readme = read("README.md");
+    let mut complaints = Vec::new();
+    for path in files(".rs").into_iter().filter(|path| path != "tests/tests/tidy.rs") {
+        for name in read(&path).split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            if !words_in_code(&readme).contains(name) {
+                complaints.push(format!("{path}: {name}"));
+            }
+        }
+    }
+    assert_none(complaints, "name these variables in README.md, in backticks");
 }
 
 #[test]
