@@ -55,8 +55,12 @@ impl Replicas {
         let mut adding = open.as_ref().map(|asked| asked.adding.clone()).unwrap_or_default();
         let isr = match (wanted.and_then(|wanted| registered_isr(leading, (me, own_epoch), &wanted)), open) {
             (Some(isr), _) => isr,
-            // Nothing is wanted any more, but the wish may be granted yet: press for an outcome.
-            (None, Some(asked)) if early || !adding.is_empty() => asked.isr,
+            // Nothing is wanted any more, but the wish may be granted yet: withdraw it if it would be refused now, and press
+            // for an outcome in any case.
+            (None, Some(asked)) if early || !adding.is_empty() => {
+                let present = registered_isr(leading, (me, own_epoch), &leading.isr);
+                present.filter(|_| asked.hopeless).unwrap_or(asked.isr)
+            }
             (None, Some(_) | None) => return,
         };
         adding.extend(isr.iter().copied().filter(|(id, _)| !leading.isr.contains(id)));

@@ -57,7 +57,10 @@ pub(super) struct Asked {
 pub(super) struct Progress {
     /// The process that `matched` is about.
     pub(super) registration: Option<BrokerEpoch>,
+    /// Whether the image shows it as silent.
     pub(super) fenced: bool,
+    /// Whether it may be added to the ISR.
+    pub(super) active: bool,
     /// Its synced log is proven to equal the leader's below this.
     pub(super) matched: Option<Offset>,
     /// Where the next item starts: a batch boundary of the leader's log.
@@ -116,6 +119,7 @@ impl Progress {
         Self {
             registration: registration.map(|found| found.0),
             fenced: registration.is_none_or(|found| found.1 == BrokerState::Fenced),
+            active: registration.is_some_and(|found| found.1 == BrokerState::Active),
             matched: None,
             next,
             load: Load::No,
@@ -212,7 +216,7 @@ impl Leading {
         } else {
             log.high_watermark.max(self.epoch_start)
         };
-        !progress.fenced && progress.matched.is_some_and(|matched| matched >= floor)
+        progress.active && progress.matched.is_some_and(|matched| matched >= floor)
     }
 
     /// Returns the ISR to ask for, if it differs from the committed one.
@@ -246,10 +250,12 @@ impl Leading {
     /// Learns the outcome of a wish, or that it can never succeed.
     ///
     /// A wish is refused unless its `part_epoch` matches the image and everyone whom it adds is registered as it says, and
-    /// not fenced. It may be in the controller's inbox for any time, so an added member counts until there is proof. A new
-    /// `part_epoch` is one. The other: at an unchanged `part_epoch` the image shows that member fenced, or registered
-    /// anew. No wish with it was done before this image; after it, none can be, because a fenced broker becomes active
-    /// again only by a new registration, and that is another broker epoch than the one in the wish.
+    /// active. It may be in the controller's inbox for any time, so an added member counts until there is proof. A new
+    /// `part_epoch` is one. The other: at an unchanged `part_epoch` the image shows that member registered anew. No wish
+    /// with it was done before this image; after it, none can be, because broker epochs never come back. That the image
+    /// shows the member fenced is no proof: a controller may take it back under the same registration before it reads the
+    /// wish. Then the wish is withdrawn instead: one for the committed ISR itself moves `part_epoch`, and all older ones
+    /// are void.
     pub(super) fn learn(&mut self, entry: &PartitionEntry, min_isr: u32, image: &Image) {
         self.min_isr = min_isr;
         if entry.part_epoch != self.part_epoch {
@@ -261,7 +267,7 @@ impl Leading {
             registration(image, *id).is_some_and(|found| found.0 == *epoch && found.1 != BrokerState::Fenced)
         };
         if let Some(asked) = &mut self.asked {
-            asked.adding.retain(|id, epoch| usable(&(*id, *epoch)));
+            asked.adding.retain(|id, epoch| registration(image, *id).is_some_and(|found| found.0 == *epoch));
             asked.hopeless = !asked.isr.iter().all(usable);
         }
         let alive =

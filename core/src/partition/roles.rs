@@ -4,7 +4,7 @@ use super::leader::{self, Leading, Progress};
 use super::replica::{Part, Replica};
 use super::{Action, AppendError, Replicas};
 use crate::control::Weakening;
-use crate::control::image::{Image, PartitionEntry, TopicEntry};
+use crate::control::image::{BrokerState, Image, PartitionEntry, TopicEntry};
 use crate::ids::{BrokerId, LeaderEpoch, TopicId, TopicPartition};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -103,8 +103,9 @@ impl Replicas {
             match known {
                 // Another process, perhaps with another volume: nothing is known of its log.
                 Some(progress) if progress.registration == found.map(|found| found.0) => {
-                    progress.fenced =
-                        found.is_none_or(|found| found.1 == crate::control::image::BrokerState::Fenced);
+                    let state = found.map(|found| found.1);
+                    progress.fenced = state.is_none_or(|state| state == BrokerState::Fenced);
+                    progress.active = state == Some(BrokerState::Active);
                 }
                 Some(_) | None => fresh.push((id, found, log.end)),
             }

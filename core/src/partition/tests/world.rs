@@ -211,8 +211,12 @@ impl World {
         node.machine = None;
         node.unsynced.clear();
         node.loads.clear();
-        node.asked_by.clear();
+        // Whoever waits for an answer learns that the connection broke.
+        let waiting = std::mem::take(&mut node.asked_by);
         node.views.clear();
+        for (to, run) in waiting.into_values() {
+            self.packets.push(Packet::Reply { from: id, to, run, reply: None });
+        }
     }
 
     /// Replaces a broker's volume by an empty one.
@@ -402,8 +406,8 @@ impl World {
         let entry = &image.topics[&TOPIC].partitions[index];
         let known = |(id, epoch): &(BrokerId, BrokerEpoch)| {
             let broker = &image.brokers[id];
-            broker.state != BrokerState::Fenced && broker.broker_epoch == *epoch
-                || self.weakened.contains(&Weakening::NoBrokerEpoch)
+            let same = broker.broker_epoch == *epoch || self.weakened.contains(&Weakening::NoBrokerEpoch);
+            same && (broker.state == BrokerState::Active || entry.isr.contains(id))
         };
         let fits = entry.leader == Some(alter.leader)
             && entry.leader_epoch == alter.leader_epoch
