@@ -28,6 +28,8 @@ pub struct ProducerConfig {
     pub commit_timeout: Duration,
     /// Publishes again when the outcome of a try is not known: no record is lost, but one may be there twice.
     pub retry_unknown: bool,
+    /// Has a batch producer refuse every later record once a batch failed, so that none overtakes it.
+    pub halt_on_failure: bool,
     /// For how long tries may begin; `None` is the transport's own deadline.
     pub deadline: Option<Duration>,
     /// How long the first record of a batch waits for company.
@@ -47,6 +49,7 @@ impl Default for ProducerConfig {
             partition: None,
             commit_timeout: Duration::from_secs(5),
             retry_unknown: false,
+            halt_on_failure: false,
             deadline: None,
             linger: Duration::from_millis(5),
             batch_records_max: 1_000,

@@ -115,12 +115,13 @@ struct Lane {
 struct Collector {
     producer: Producer,
     lanes: BTreeMap<LaneId, Lane>,
-    in_flight: JoinSet<LaneId>,
+    in_flight: JoinSet<(LaneId, bool)>,
+    halted: bool,
 }
 
 impl Collector {
     fn new(producer: Producer) -> Self {
-        Self { producer, lanes: BTreeMap::new(), in_flight: JoinSet::new() }
+        Self { producer, lanes: BTreeMap::new(), in_flight: JoinSet::new(), halted: false }
     }
 
     async fn run(mut self, mut items: mpsc::Receiver<Item>) {
@@ -129,11 +130,16 @@ impl Collector {
             let due = self.dispatch(!open);
             tokio::select! {
                 item = items.recv(), if open => match item {
+                    Some(item) if self.halted => refuse([item]),
                     Some(item) => self.lanes.entry(item.lane).or_default().waiting.push_back(item),
                     None => open = false,
                 },
                 Some(done) = self.in_flight.join_next() => {
-                    self.finished(done.expect("sending a batch does not panic"));
+                    let (lane, delivered) = done.expect("sending a batch does not panic");
+                    self.finished(lane);
+                    if !delivered && self.producer.config().halt_on_failure {
+                        self.halt();
+                    }
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
@@ -146,6 +152,14 @@ impl Collector {
         if lane.waiting.is_empty() {
             self.lanes.remove(&id);
         }
+    }
+
+    fn halt(&mut self) {
+        self.halted = true;
+        for lane in self.lanes.values_mut() {
+            refuse(lane.waiting.drain(..));
+        }
+        self.lanes.retain(|_, lane| lane.busy);
     }
 
     /// Sends what is due and returns when the next batch will be.
@@ -167,8 +181,8 @@ impl Collector {
             lane.busy = true;
             let (producer, id) = (self.producer.clone(), *id);
             self.in_flight.spawn(async move {
-                deliver(&producer, id, batch).await;
-                id
+                let delivered = deliver(&producer, id, batch).await;
+                (id, delivered)
             });
         }
         next_due
@@ -189,19 +203,29 @@ fn take(waiting: &mut VecDeque<Item>, records_max: usize, bytes_max: usize) -> V
     waiting.drain(..count).collect()
 }
 
-async fn deliver(producer: &Producer, partition: LaneId, batch: Vec<Item>) {
+/// Returns whether the batch was delivered.
+async fn deliver(producer: &Producer, partition: LaneId, batch: Vec<Item>) -> bool {
     match producer.send_many(partition, batch.iter().map(|item| &item.record)).await {
         Ok(deliveries) => {
             for (item, delivery) in batch.into_iter().zip(deliveries) {
                 // Who dropped the ticket does not want to know.
                 let _ = item.outcome.send(Ok(delivery));
             }
+            true
         }
         Err(error) => {
             for item in batch {
                 // As above.
                 let _ = item.outcome.send(Err(error.clone()));
             }
+            false
         }
+    }
+}
+
+fn refuse(items: impl IntoIterator<Item = Item>) {
+    for item in items {
+        // As above.
+        let _ = item.outcome.send(Err(PublishError::Closed));
     }
 }
