@@ -10,9 +10,9 @@ use compare::{Difference, Finding, Replica};
 use futures::future::join_all;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pubsub_client::Client;
-use pubsub_client::transport::CallError;
 use pubsub_core::ids::{BrokerId, Offset};
 use pubsub_core::wire::admin::PartitionDescription;
+use pubsub_core::wire::client::Polled;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -192,16 +192,17 @@ impl PartitionCheck<'_> {
         Ok(())
     }
 
-    async fn read(
-        &self,
-        broker: BrokerId,
-        from: Offset,
-    ) -> Result<pubsub_core::wire::client::Polled, String> {
+    async fn read(&self, broker: BrokerId, from: Offset) -> Result<Polled, String> {
         let Some(address) = self.addresses.get(&broker) else {
             return Err("its address is not known".to_owned());
         };
         let read = self.client.admin().local_records(address, self.topic, self.partition.id, from).await;
-        read.map_err(|error: CallError| error.to_string())
+        let page = read.map_err(|error| error.to_string())?;
+        if page.replica_id != broker {
+            // Comparing another replica with itself would find nothing, whatever this one holds.
+            return Err(format!("broker {} answered in its place", page.replica_id));
+        }
+        Ok(page)
     }
 }
 

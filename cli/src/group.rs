@@ -7,7 +7,7 @@ use clap::Subcommand;
 use pubsub_core::wire::admin::{GroupDetail, GroupList};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Commands on consumer groups.
 #[derive(Debug, Subcommand)]

@@ -10,7 +10,7 @@ use pubsub_core::wire::admin::{AlterTopicRequest, CreateTopicRequest, TopicDescr
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Commands on topics.
 #[derive(Debug, Subcommand)]

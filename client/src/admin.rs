@@ -7,8 +7,10 @@ use pubsub_core::wire::admin::{
     AlterTopicRequest, BrokerList, ControllerDescription, CreateTopicRequest, GroupDeleted, GroupDetail,
     GroupList, TopicCreated, TopicDeleted, TopicDescription, TopicList, TopicReplicas,
 };
-use pubsub_core::wire::client::Polled;
+use pubsub_core::wire::client::{FORWARDED_HEADER, Polled};
 use reqwest::Method;
+use reqwest::header::HeaderValue;
+use std::time::Duration;
 
 /// Makes a broker answer a read from its own replica, instead of passing it on.
 const LOCAL_HEADER: &str = "x-pubsub-local";
@@ -125,6 +127,8 @@ impl Admin {
 
     /// Returns records of a partition from the replica of the broker at `broker` itself, oldest first.
     ///
+    /// [`Polled::replica_id`] says whether it was that replica indeed.
+    ///
     /// # Errors
     /// See [`CallError`]; a broker that does not hold the partition, or whose copy is damaged, refuses.
     pub async fn local_records(
@@ -136,7 +140,7 @@ impl Admin {
     ) -> Result<Polled, CallError> {
         let only = self.transport.only(broker).map_err(|error| CallError::Unavailable {
             tries: 0,
-            waited: std::time::Duration::ZERO,
+            waited: Duration::ZERO,
             last: error.to_string(),
         })?;
         let request = Request::get(format!("/topics/{}/records", segment(topic)))
@@ -144,7 +148,9 @@ impl Admin {
             .query("from", from)
             .query("max_records", POLL_RECORDS_MAX)
             .query("local", true)
-            .header(LOCAL_HEADER, reqwest::header::HeaderValue::from_static("true"));
+            .header(LOCAL_HEADER, HeaderValue::from_static("true"))
+            // A request that was passed on already is not passed on again.
+            .header(FORWARDED_HEADER, HeaderValue::from_static("pubsub-client"));
         only.json(request).await
     }
 }

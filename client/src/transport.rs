@@ -284,13 +284,6 @@ struct Failure {
 /// A broker says itself whether the outcome is known (`ambiguous`). Where it does not (another version, a proxy in
 /// between), 5xx means not known, but for 503: it is answered before anything is done.
 fn judge(status: StatusCode, problem: Problem) -> Verdict {
-    // Several partitions were asked for and one failed: the others may have taken their share.
-    if problem.partition.is_some()
-        && problem.ambiguous.is_none()
-        && problem.code != ErrorCode::PartitionNotFound
-    {
-        return Verdict::Unknown;
-    }
     let at_least = Duration::from_millis(problem.retry_after_ms.unwrap_or(0));
     match (status.as_u16(), problem.ambiguous) {
         (_, Some(true)) => Verdict::Unknown,

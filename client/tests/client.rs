@@ -171,7 +171,11 @@ async fn one_request_has_one_id_in_all_of_its_tries() {
         ids.push(headers["x-request-id"].clone());
         let first = ids.len() == 1;
         async move {
-            if first { problem(Problem::new(ErrorCode::Unavailable, "")) } else { Json(json!({})).into_response() }
+            if first {
+                problem(Problem::new(ErrorCode::Unavailable, ""))
+            } else {
+                Json(json!({})).into_response()
+            }
         }
     });
     let url = serve(router).await;
@@ -280,7 +284,8 @@ async fn a_consumer_goes_on_at_a_learned_broker_without_gap_or_repeat() {
     });
     let config = ConsumerConfig { max_records: 10, ..ConsumerConfig::anonymous("t") };
     let mut consumer = client(&[&first]).consumer(config).await.unwrap();
-    let mut offsets: Vec<u64> = consumer.poll().await.unwrap().records.iter().map(|record| record.offset).collect();
+    let mut offsets: Vec<u64> =
+        consumer.poll().await.unwrap().records.iter().map(|record| record.offset).collect();
     kill.send(()).unwrap();
     server.await.unwrap().unwrap();
     while offsets.len() < 25 {
