@@ -1,0 +1,7 @@
+//! The `pubsub` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pubsub_cli::main()
+}

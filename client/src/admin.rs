@@ -1,0 +1,156 @@
+//! Looking at a cluster and managing it: topics, brokers, groups.
+
+use crate::transport::{CallError, Request, Transport, segment};
+use pubsub_core::ids::Offset;
+use pubsub_core::limits::POLL_RECORDS_MAX;
+use pubsub_core::wire::admin::{
+    AlterTopicRequest, BrokerList, ControllerDescription, CreateTopicRequest, GroupDeleted, GroupDetail,
+    GroupList, TopicCreated, TopicDeleted, TopicDescription, TopicList, TopicReplicas,
+};
+use pubsub_core::wire::client::{FORWARDED_HEADER, Polled};
+use reqwest::Method;
+use reqwest::header::HeaderValue;
+use std::time::Duration;
+
+/// Makes a broker answer a read from its own replica, instead of passing it on.
+const LOCAL_HEADER: &str = "x-pubsub-local";
+
+/// The admin calls. Any broker takes them; it passes on what only the controller can do.
+///
+/// Every call ends with [`CallError`] when it fails, and may be dropped at any time: whether a change that was sent is
+/// made is then not known. All changes can be repeated without harm.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    transport: Transport,
+}
+
+impl Admin {
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self { transport }
+    }
+
+    /// Creates a topic; a topic of the very same shape may be there already ([`TopicCreated::created`]).
+    ///
+    /// # Errors
+    /// `TOPIC_EXISTS` for one of another shape, and whatever [`CallError`] tells.
+    pub async fn create_topic(&self, request: &CreateTopicRequest) -> Result<TopicCreated, CallError> {
+        self.transport.json(Request::new(Method::POST, "/admin/topics").json(request)).await
+    }
+
+    /// Returns all topics in order of name; internal ones only if asked for.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn topics(&self, internal: bool) -> Result<TopicList, CallError> {
+        let request = Request::get("/admin/topics").query_opt("internal", internal.then_some(true));
+        self.transport.json(request).await
+    }
+
+    /// Returns one topic.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn topic(&self, name: &str) -> Result<TopicDescription, CallError> {
+        self.transport.json(Request::get(format!("/admin/topics/{}", segment(name)))).await
+    }
+
+    /// Changes a topic's settings.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn alter_topic(
+        &self,
+        name: &str,
+        change: &AlterTopicRequest,
+    ) -> Result<TopicDescription, CallError> {
+        let path = format!("/admin/topics/{}", segment(name));
+        self.transport.json(Request::new(Method::PATCH, path).json(change)).await
+    }
+
+    /// Deletes a topic and its records; with `if_empty` only one without records.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn delete_topic(&self, name: &str, if_empty: bool) -> Result<TopicDeleted, CallError> {
+        let request = Request::new(Method::DELETE, format!("/admin/topics/{}", segment(name)))
+            .query_opt("if_empty", if_empty.then_some(true));
+        self.transport.json(request).await
+    }
+
+    /// Returns who holds a topic, and how far each partition's log reaches where the answering broker knows.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn replicas(&self, topic: &str) -> Result<TopicReplicas, CallError> {
+        self.transport.json(Request::get(format!("/replicas/{}", segment(topic)))).await
+    }
+
+    /// Returns the registered brokers.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn brokers(&self) -> Result<BrokerList, CallError> {
+        self.transport.json(Request::get("/admin/brokers")).await
+    }
+
+    /// Returns who controls the cluster, as the answering broker sees it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn controller(&self) -> Result<ControllerDescription, CallError> {
+        self.transport.json(Request::get("/admin/leader")).await
+    }
+
+    /// Returns the consumer groups.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn groups(&self) -> Result<GroupList, CallError> {
+        self.transport.json(Request::get("/groups")).await
+    }
+
+    /// Returns one group: members, positions, lag.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn group(&self, id: &str) -> Result<GroupDetail, CallError> {
+        self.transport.json(Request::get(format!("/groups/{}", segment(id)))).await
+    }
+
+    /// Deletes a group without members, and its positions.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn delete_group(&self, id: &str) -> Result<GroupDeleted, CallError> {
+        self.transport.json(Request::new(Method::DELETE, format!("/groups/{}", segment(id)))).await
+    }
+
+    /// Returns records of a partition from the replica of the broker at `broker` itself, oldest first.
+    ///
+    /// [`Polled::replica_id`] says whether it was that replica indeed.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a broker that does not hold the partition, or whose copy is damaged, refuses.
+    pub async fn local_records(
+        &self,
+        broker: &str,
+        topic: &str,
+        partition: u32,
+        from: Offset,
+    ) -> Result<Polled, CallError> {
+        let only = self.transport.only(broker).map_err(|error| CallError::Unavailable {
+            tries: 0,
+            waited: Duration::ZERO,
+            last: error.to_string(),
+        })?;
+        let request = Request::get(format!("/topics/{}/records", segment(topic)))
+            .query("partition", partition)
+            .query("from", from)
+            .query("max_records", POLL_RECORDS_MAX)
+            .query("local", true)
+            .header(LOCAL_HEADER, HeaderValue::from_static("true"))
+            // A request that was passed on already is not passed on again.
+            .header(FORWARDED_HEADER, HeaderValue::from_static("pubsub-client"));
+        only.json(request).await
+    }
+}
