@@ -1,1 +1,3 @@
-//! pubsub-tests
+//! The harness of the tests that span crates.
+
+pub mod sim;
