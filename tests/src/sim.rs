@@ -86,7 +86,11 @@ impl fmt::Display for Violation {
             writeln!(f, "{line}")?;
         }
         let name = self.invariant.map_or_else(|| "a panic".to_owned(), |invariant| format!("{invariant:?}"));
-        writeln!(f, "{name} at {} ms in {} with seed {}: {}", self.at_ms, self.scenario, self.seed, self.detail)?;
+        writeln!(
+            f,
+            "{name} at {} ms in {} with seed {}: {}",
+            self.at_ms, self.scenario, self.seed, self.detail
+        )?;
         writeln!(f, "repeat: make sim SEED={} SCENARIO={}", self.seed, self.scenario)?;
         write!(
             f,
@@ -121,8 +125,14 @@ pub fn search(first: u64, count: u64, scenario: &Scenario, weakened: &[Weakening
     (first..first + count).find_map(|seed| run_once(seed, scenario, weakened, false).err())
 }
 
-fn run_once(seed: u64, scenario: &Scenario, weakened: &[Weakening], verbose: bool) -> Result<Report, Box<Violation>> {
-    let trace_lines = std::env::var("SIM_TRACE_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(150);
+fn run_once(
+    seed: u64,
+    scenario: &Scenario,
+    weakened: &[Weakening],
+    verbose: bool,
+) -> Result<Report, Box<Violation>> {
+    let trace_lines =
+        std::env::var("SIM_TRACE_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(150);
     let setup = Setup {
         seed,
         brokers: scenario.brokers,
@@ -144,7 +154,14 @@ fn run_once(seed: u64, scenario: &Scenario, weakened: &[Weakening], verbose: boo
     let Some(world) = world.as_mut() else {
         let trace = Vec::new();
         let detail = "the world could not be made".to_owned();
-        return Err(Box::new(Violation { invariant: None, detail, seed, scenario: scenario.name, at_ms: 0, trace }));
+        return Err(Box::new(Violation {
+            invariant: None,
+            detail,
+            seed,
+            scenario: scenario.name,
+            at_ms: 0,
+            trace,
+        }));
     };
     if let Err(panic) = outcome {
         let text = panic.downcast_ref::<String>().cloned();

@@ -93,12 +93,17 @@ impl Clients {
                 self.acknowledged += 1;
                 let found = committed(publish.partition, appended.base_offset);
                 ensure(found == Some(ticket.0), Invariant::R1, || {
-                    format!("publish {ticket:?} was acknowledged at {appended:?}, committed there is {found:?}")
+                    format!(
+                        "publish {ticket:?} was acknowledged at {appended:?}, committed there is {found:?}"
+                    )
                 })
             }
             Ok(_) | Err(AppendError::Unknown | AppendError::TimedOut) => Ok(()),
             Err(error) => ensure(publish.committed_at.is_none(), Invariant::R1, || {
-                format!("publish {ticket:?} was refused ({error}) but is committed at {:?}", publish.committed_at)
+                format!(
+                    "publish {ticket:?} was refused ({error}) but is committed at {:?}",
+                    publish.committed_at
+                )
             }),
         }
     }
@@ -109,7 +114,8 @@ impl Clients {
     /// R1 or R3.
     pub fn committed(&mut self, extended: &Extended) -> Checked {
         for record in extended.batches.iter().flat_map(Batch::records) {
-            let Some(publish) = ticket_of(record.value).and_then(|ticket| self.publishes.get_mut(&ticket)) else {
+            let Some(publish) = ticket_of(record.value).and_then(|ticket| self.publishes.get_mut(&ticket))
+            else {
                 continue;
             };
             let before = publish.committed_at.replace(record.offset);

@@ -58,7 +58,9 @@ impl Log {
     }
 
     fn truncate(&mut self, to: Offset) -> Result<(), String> {
-        if let Some(torn) = self.batches.iter().find(|batch| batch.base_offset() < to && batch.end_offset() > to) {
+        if let Some(torn) =
+            self.batches.iter().find(|batch| batch.base_offset() < to && batch.end_offset() > to)
+        {
             return Err(format!("truncation to {to} tears {torn:?}"));
         }
         self.batches.retain(|batch| batch.base_offset() < to);
@@ -182,7 +184,10 @@ fn apply(logs: &mut BTreeMap<TopicPartition, Log>, writes: &[ReplicaWrite]) -> R
             logs.remove(&write.partition);
             continue;
         }
-        logs.entry(write.partition).or_default().apply(write).map_err(|why| format!("{}: {why}", write.partition))?;
+        logs.entry(write.partition)
+            .or_default()
+            .apply(write)
+            .map_err(|why| format!("{}: {why}", write.partition))?;
     }
     Ok(())
 }

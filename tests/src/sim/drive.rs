@@ -3,8 +3,9 @@
 use super::checks::logs;
 use super::checks::{Checked, ensure};
 use super::clients::{Admin, Clients, Consumer, Publish, ticket_of};
+use super::network::Packet;
 use super::world::{Flow, Happening, Stop, World};
-use pubsub_core::control::image::{Image, PartitionEntry, TopicConfig};
+use pubsub_core::control::image::{BrokerState, Image, PartitionEntry, TopicConfig};
 use pubsub_core::control::{self, Command, Outcome, Refusal, Ticket};
 use pubsub_core::ids::{BrokerId, TopicId, TopicName, TopicPartition};
 use pubsub_core::invariants::Invariant;
@@ -71,6 +72,24 @@ impl World {
         self.nodes.get(&id)?.process.as_ref()?.views.get(&partition)
     }
 
+    /// Returns the number of brokers.
+    pub fn setup_brokers(&self) -> u32 {
+        self.setup.brokers
+    }
+
+    /// Returns whether the newest image registers the very process and volume of a broker, unfenced.
+    pub fn is_active(&self, id: BrokerId) -> bool {
+        let Some(node) = self.nodes.get(&id) else { return false };
+        let run_id = node.process.as_ref().map(|process| process.run_id);
+        let entry = self.metadata.newest().and_then(|image| image.brokers.get(&id));
+        entry.is_some_and(|entry| Some(entry.run_id) == run_id && entry.state == BrokerState::Active)
+    }
+
+    /// Brings a packet to its receiver now, whatever the network is like.
+    pub fn deliver(&mut self, packet: Packet) {
+        self.schedule(self.now, packet.to, Happening::Packet(packet));
+    }
+
     /// Returns whether a broker's process is up.
     pub fn is_up(&self, id: BrokerId) -> bool {
         self.nodes.get(&id).is_some_and(|node| node.process.is_some())
@@ -112,7 +131,11 @@ impl World {
         let process = self.nodes.get(&id)?.process.as_ref()?.serial;
         let ticket = self.clients.ticket();
         if let Command::DeleteTopic { name } = &command {
-            let topic = self.metadata.newest().and_then(|image| topic_named(image, name)).or(self.clients.topics.get(name).copied());
+            let topic = self.metadata.newest().and_then(|image| topic_named(image, name)).or(self
+                .clients
+                .topics
+                .get(name)
+                .copied());
             topic.into_iter().for_each(|topic| self.metadata.delete_asked(topic));
         }
         self.clients.admins.insert(ticket.0, Admin { command: command.clone(), outcome: None });
@@ -127,7 +150,13 @@ impl World {
     }
 
     /// Makes the request that creates a topic.
-    pub fn new_topic(&mut self, name: &str, partitions: u32, replication_factor: u32, min_isr: u32) -> Command {
+    pub fn new_topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        replication_factor: u32,
+        min_isr: u32,
+    ) -> Command {
         Command::CreateTopic {
             name: TopicName::try_from(name).expect("scripts use valid names"),
             id: TopicId(self.rng.uuid()),
@@ -175,12 +204,26 @@ impl World {
 
     /// Publishes one record through a broker, whether or not it leads the partition; `None` if its process is down.
     pub fn publish(&mut self, id: BrokerId, partition: TopicPartition, acks: Acks) -> Option<Ticket> {
+        let filler = usize::try_from(self.rng.below(40)).expect("a small number");
+        self.publish_sized(id, partition, acks, filler)
+    }
+
+    /// Publishes one record with `filler` bytes behind what makes it unique; `None` if the process is down.
+    pub fn publish_sized(
+        &mut self,
+        id: BrokerId,
+        partition: TopicPartition,
+        acks: Acks,
+        filler: usize,
+    ) -> Option<Ticket> {
         let process = self.nodes.get(&id)?.process.as_ref()?.serial;
         let ticket = self.clients.ticket();
-        let filler = usize::try_from(self.rng.below(40)).expect("a small number");
         let batch = Clients::batch(ticket, filler);
-        self.clients.publishes.insert(ticket.0, Publish { partition, acks, outcome: None, committed_at: None });
-        let input = Box::new(partition::Input::Append { ticket, partition, batch, acks, expected_offset: None });
+        self.clients
+            .publishes
+            .insert(ticket.0, Publish { partition, acks, outcome: None, committed_at: None });
+        let input =
+            Box::new(partition::Input::Append { ticket, partition, batch, acks, expected_offset: None });
         self.schedule(self.now, id, Happening::Replicas { process, input });
         Some(ticket)
     }
@@ -214,7 +257,10 @@ impl World {
             Some(offset) => Ok(offset),
             None => {
                 let entry = self.entry(partition);
-                self.fail(Invariant::V1, format!("a publish to {partition} was not acknowledged in {ms} ms: {entry:?}"))
+                self.fail(
+                    Invariant::V1,
+                    format!("a publish to {partition} was not acknowledged in {ms} ms: {entry:?}"),
+                )
             }
         }
     }
@@ -247,7 +293,8 @@ impl World {
         let Some(asked) = self.rng.pick(&ids) else { return };
         let image = self.nodes[&asked].process.as_ref().and_then(|process| process.control.image().cloned());
         let Some(image) = image else { return };
-        let partitions: Vec<_> = logs::partitions(&image).map(|(partition, _, entry)| (partition, entry.leader)).collect();
+        let partitions: Vec<_> =
+            logs::partitions(&image).map(|(partition, _, entry)| (partition, entry.leader)).collect();
         let Some((partition, leader)) = self.rng.pick(&partitions) else { return };
         let to = if self.rng.chance(50) { Some(asked) } else { leader };
         let acks = match self.rng.below(10) {
@@ -264,7 +311,8 @@ impl World {
     /// A consumer polls a random replica at its position (R6).
     fn random_read(&mut self) -> Checked {
         let Some(image) = self.image() else { return Ok(()) };
-        let partitions: Vec<_> = logs::partitions(&image).map(|(partition, min_isr, _)| (partition, min_isr)).collect();
+        let partitions: Vec<_> =
+            logs::partitions(&image).map(|(partition, min_isr, _)| (partition, min_isr)).collect();
         let Some((partition, min_isr)) = self.rng.pick(&partitions) else { return Ok(()) };
         if self.logs.is_excused(partition, min_isr) {
             return Ok(());
@@ -317,16 +365,18 @@ impl World {
         let start = self.now;
         let mut restart = |world: &mut Self| {
             ids.iter().for_each(|id| world.start(*id));
-            world.now % 50 == 0 && world.unhealed().is_none()
+            world.now.is_multiple_of(50) && world.unhealed().is_none()
         };
         let healed = self.run_until(HEAL_MS_MAX, &mut restart)?;
         if !healed {
             let why = self.unhealed().unwrap_or_default();
-            return self.fail(Invariant::V1, format!("not whole {HEAL_MS_MAX} ms after the faults ended: {why}"));
+            return self
+                .fail(Invariant::V1, format!("not whole {HEAL_MS_MAX} ms after the faults ended: {why}"));
         }
         self.note(BrokerId(0), "healed", self.now - start, String::new);
         let image = self.image();
-        let partitions: Vec<_> = image.iter().flat_map(|image| logs::partitions(image)).map(|(at, min, _)| (at, min)).collect();
+        let partitions: Vec<_> =
+            image.iter().flat_map(|image| logs::partitions(image)).map(|(at, min, _)| (at, min)).collect();
         for (partition, min_isr) in &partitions {
             if !self.logs.is_excused(*partition, *min_isr) {
                 self.publish_acked(*partition, 3_000)?;
@@ -348,15 +398,22 @@ impl World {
             batch.records().find(|record| record.offset == offset).and_then(|record| ticket_of(record.value))
         };
         let living = |partition: &TopicPartition| partitions.iter().find(|(at, _)| at == partition);
-        let excused = |partition| living(&partition).is_none_or(|(_, min)| self.logs.is_excused(partition, *min));
+        let excused =
+            |partition| living(&partition).is_none_or(|(_, min)| self.logs.is_excused(partition, *min));
         self.clients.all_kept(committed, excused)?;
         for (partition, min_isr) in partitions {
             let leader = self.entry(*partition).and_then(|entry| entry.leader);
-            let (Some(leader), false) = (leader, self.logs.is_excused(*partition, *min_isr)) else { continue };
+            let (Some(leader), false) = (leader, self.logs.is_excused(*partition, *min_isr)) else {
+                continue;
+            };
             let log = self.disk_of(leader).durable.get(partition).cloned().unwrap_or_default();
             let wanted = self.logs.committed(*partition, log.log_start, u64::MAX);
-            let kept = wanted.iter().all(|batch| log.range(batch.base_offset(), batch.end_offset()) == [batch.clone()]);
-            ensure(kept, Invariant::R1, || format!("the leader {leader} of {partition} lacks committed records"))?;
+            let kept = wanted
+                .iter()
+                .all(|batch| log.range(batch.base_offset(), batch.end_offset()) == [batch.clone()]);
+            ensure(kept, Invariant::R1, || {
+                format!("the leader {leader} of {partition} lacks committed records")
+            })?;
         }
         Ok(())
     }
@@ -368,7 +425,8 @@ impl World {
         let [controller] = controllers[..] else { return Some(format!("controllers: {controllers:?}")) };
         for id in self.ids() {
             let Some(status) = self.status(id) else { return Some(format!("broker {id} is down")) };
-            let whole = status.controller == Some(controller) && status.registered && status.applied == image.at;
+            let whole =
+                status.controller == Some(controller) && status.registered && status.applied == image.at;
             if !whole {
                 return Some(format!("broker {id}: {status:?}, newest image {}", image.at));
             }
@@ -386,8 +444,13 @@ impl World {
         if !entry.replicas.iter().all(|replica| entry.isr.contains(replica)) {
             return Some("replicas are out of sync".to_owned());
         }
-        let Some(view) = self.view(leader, partition) else { return Some("the leader shows nothing".to_owned()) };
-        if view.role != Role::Leader || view.leader_epoch != entry.leader_epoch || view.high_watermark != view.log_end {
+        let Some(view) = self.view(leader, partition) else {
+            return Some("the leader shows nothing".to_owned());
+        };
+        if view.role != Role::Leader
+            || view.leader_epoch != entry.leader_epoch
+            || view.high_watermark != view.log_end
+        {
             return Some(format!("leader {leader} shows {view:?}"));
         }
         entry.replicas.iter().find_map(|replica| {

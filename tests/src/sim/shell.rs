@@ -22,7 +22,9 @@ impl World {
     pub(crate) fn control_input(&mut self, id: BrokerId, input: control::Input) -> Checked {
         let now = self.now;
         self.note(id, "control", 0, || format!("{input:?}"));
-        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return Ok(()) };
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else {
+            return Ok(());
+        };
         let serial = process.serial;
         if let control::Input::Message { message: Message::Grant { image: Some(image), .. }, .. } = &input {
             self.metadata.offered(serial, image);
@@ -54,7 +56,9 @@ impl World {
             control::Action::Persist(hard) => self.persist(id, serial, *hard),
             control::Action::Send { to, message } => self.send(id, serial, to, message),
             control::Action::Apply(image) => {
-                let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return Ok(()) };
+                let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else {
+                    return Ok(());
+                };
                 self.metadata.applied(id, process.applied, &image)?;
                 process.applied = image.at;
                 let input = Box::new(partition::Input::Image(image));
@@ -73,7 +77,7 @@ impl World {
 
     fn persist(&mut self, id: BrokerId, serial: u64, hard: Hard) -> Checked {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        let settled = self.metadata.persisted(serial, &node.disk.hard, &hard)?;
+        let settled = self.metadata.persisted(serial, &node.disk.hard, &hard, self.volumes_lost > 0)?;
         node.disk.hard = hard;
         if settled { self.check_in_sync(None) } else { Ok(()) }
     }
@@ -95,7 +99,9 @@ impl World {
     fn observe(&mut self, id: BrokerId, serial: u64, event: &Event) -> Checked {
         match event {
             Event::BecameController { epoch } => self.metadata.proposes(id, serial, *epoch),
-            Event::FollowsController { epoch, .. } => self.metadata.follows(&self.nodes[&id].disk.hard, *epoch),
+            Event::FollowsController { epoch, .. } => {
+                self.metadata.follows(&self.nodes[&id].disk.hard, *epoch)
+            }
             Event::ElectionStarted
             | Event::Resigned { .. }
             | Event::Fenced { .. }
@@ -141,7 +147,9 @@ impl World {
                 continue;
             }
             for member in &entry.isr {
-                let (Some(node), Some(broker)) = (self.nodes.get(member), image.brokers.get(member)) else { continue };
+                let (Some(node), Some(broker)) = (self.nodes.get(member), image.brokers.get(member)) else {
+                    continue;
+                };
                 // A lost volume stays in the ISR until its successor registers; that is what min_isr is for.
                 if node.disk.hard.storage_id == broker.storage_id {
                     self.logs.in_sync(*member, broker.storage_id, partition, &node.disk)?;
@@ -156,14 +164,19 @@ impl World {
         let now = self.now;
         self.note(id, "replicas", 0, || format!("{input:?}"));
         let appended = matches!(input, partition::Input::Append { .. });
-        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return Ok(()) };
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else {
+            return Ok(());
+        };
         let serial = process.serial;
         let actions = process.replicas.step(process.clock.local(now), input);
         self.steps += 1;
         self.reschedule(id);
         if appended {
             let now_ms = WALL_START_MS + i64::try_from(now).expect("a run is short");
-            self.schedule_inner(id, Happening::Replicas { process: serial, input: Box::new(partition::Input::Flush { now_ms }) });
+            self.schedule_inner(
+                id,
+                Happening::Replicas { process: serial, input: Box::new(partition::Input::Flush { now_ms }) },
+            );
         }
         // What the machine decided is a fact even if the process dies while it carries it out.
         for action in &actions {
@@ -190,9 +203,13 @@ impl World {
                         self.logs.written(id, node.disk.hard.storage_id, write, tombstoned)?;
                     }
                 }
-                node.disk.write(*write, writes.clone()).map_err(|why| (Invariant::R2, format!("broker {id}: {why}")))
+                node.disk
+                    .write(*write, writes.clone())
+                    .map_err(|why| (Invariant::R2, format!("broker {id}: {why}")))
             }
-            partition::Action::Visible { partition, view } => self.visible(id, serial, *partition, view.as_ref()),
+            partition::Action::Visible { partition, view } => {
+                self.visible(id, serial, *partition, view.as_ref())
+            }
             partition::Action::Alarm { id: invariant, partition, detail } => {
                 let excused = self.logs.is_excused(*partition, self.min_isr(*partition));
                 ensure(excused, *invariant, || format!("broker {id} alarms on {partition}: {detail}"))
@@ -211,7 +228,13 @@ impl World {
         topic.map_or(0, |topic| topic.config.min_isr)
     }
 
-    fn visible(&mut self, id: BrokerId, serial: u64, partition: TopicPartition, view: Option<&ReplicaView>) -> Checked {
+    fn visible(
+        &mut self,
+        id: BrokerId,
+        serial: u64,
+        partition: TopicPartition,
+        view: Option<&ReplicaView>,
+    ) -> Checked {
         let excused = self.logs.is_excused(partition, self.min_isr(partition));
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let Some(process) = node.process.as_mut() else { return Ok(()) };
@@ -227,9 +250,12 @@ impl World {
         let empty = super::disk::Log::default();
         let log = node.disk.written.get(&partition).unwrap_or(&empty);
         let Some(extended) = self.logs.shows(id, serial, partition, view, log)? else { return Ok(()) };
-        self.note(id, "committed", view.high_watermark, || format!("{partition} as {}", role_name(view.role)));
+        self.note(id, "committed", view.high_watermark, || {
+            format!("{partition} as {}", role_name(view.role))
+        });
         self.clients.committed(&extended)?;
         self.check_in_sync(Some(partition))?;
+        self.check_copies(partition, &extended.batches)?;
         let Some((newest, process)) = self.logs.newest_leader(partition) else { return Ok(()) };
         let newest = &self.nodes[&newest];
         if !newest.runs(process) {
@@ -237,6 +263,22 @@ impl World {
         }
         let log = newest.disk.written.get(&partition).unwrap_or(&empty);
         self.logs.leader_has(partition, &extended.batches, log)
+    }
+
+    /// Checks that what is committed is on enough disks (R1). A copy that was lost a moment ago may have counted.
+    fn check_copies(&self, partition: TopicPartition, batches: &[Batch]) -> Checked {
+        let (Some(entry), Some(last)) = (self.entry(partition), batches.last()) else { return Ok(()) };
+        let floor = self.min_isr(partition).min(u32::try_from(entry.replicas.len()).expect("few replicas"));
+        let holds = |node: &&super::node::Node| {
+            let log = node.disk.durable.get(&partition);
+            log.is_some_and(|log| log.range(last.base_offset(), last.end_offset()) == [last.clone()])
+        };
+        let copies = self.nodes.values().filter(holds).count();
+        let recent = self.last_loss.is_some_and(|at| self.now < at + 500);
+        let floor = usize::try_from(floor).expect("few replicas").saturating_sub(usize::from(recent));
+        ensure(copies >= floor, Invariant::R1, || {
+            format!("{last:?} of {partition} is committed with {copies} copies")
+        })
     }
 
     fn perform_replicas(&mut self, id: BrokerId, serial: u64, action: partition::Action) -> Checked {
@@ -257,7 +299,10 @@ impl World {
                 let logs = &self.logs;
                 let committed = |partition, offset| {
                     let batch = logs.committed(partition, offset, offset + 1).first()?;
-                    batch.records().find(|record| record.offset == offset).and_then(|record| ticket_of(record.value))
+                    batch
+                        .records()
+                        .find(|record| record.offset == offset)
+                        .and_then(|record| ticket_of(record.value))
                 };
                 self.clients.published(ticket, result, committed, excused)?;
             }
@@ -281,7 +326,9 @@ impl World {
 
     pub(crate) fn synced(&mut self, id: BrokerId) -> Checked {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        let (Some(write), Some(process)) = (node.disk.sync_one(), node.process.as_ref()) else { return Ok(()) };
+        let (Some(write), Some(process)) = (node.disk.sync_one(), node.process.as_ref()) else {
+            return Ok(());
+        };
         let input = Box::new(partition::Input::Written { id: write });
         let serial = process.serial;
         self.schedule(self.now, id, Happening::Replicas { process: serial, input });
@@ -295,13 +342,19 @@ impl World {
         let (storage, cluster) = (node.disk.hard.storage_id, node.disk.hard.cluster_id);
         let Some(process) = node.process.as_mut() else { return Ok(()) };
         let before = process.outstanding.insert(to, push);
-        ensure(before.is_none(), Invariant::R2, || format!("broker {id} pushes to {to} before the last push ended"))?;
+        ensure(before.is_none(), Invariant::R2, || {
+            format!("broker {id} pushes to {to} before the last push ended")
+        })?;
         let body = Body::Push { push, process: serial, request };
         let packet = Packet { from: id, from_storage: storage, cluster, to, body };
         let refused = self.nodes.get(&to).is_none_or(|node| node.process.is_none());
         let after = if refused && self.network.open(to, id) { 2 } else { PUSH_TIMEOUT_MS };
         self.transmit(packet);
-        self.schedule(self.now + after, id, Happening::PushEnds { process: serial, from: to, push, reply: None });
+        self.schedule(
+            self.now + after,
+            id,
+            Happening::PushEnds { process: serial, from: to, push, reply: None },
+        );
         Ok(())
     }
 
@@ -312,7 +365,9 @@ impl World {
         push: u64,
         reply: Option<ReplicateReply>,
     ) -> Checked {
-        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return Ok(()) };
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else {
+            return Ok(());
+        };
         if process.outstanding.get(&from) != Some(&push) {
             return Ok(());
         }
@@ -322,7 +377,9 @@ impl World {
 
     fn answer(&mut self, id: BrokerId, request: RequestId, reply: ReplicateReply) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let Some((to, process, push)) = node.process.as_mut().and_then(|process| process.asked.remove(&request)) else {
+        let Some((to, process, push)) =
+            node.process.as_mut().and_then(|process| process.asked.remove(&request))
+        else {
             return;
         };
         let (from_storage, cluster) = (node.disk.hard.storage_id, node.disk.hard.cluster_id);
@@ -338,7 +395,8 @@ impl World {
             return;
         }
         let up = self.nodes.get(&to).is_some_and(|node| node.process.is_some());
-        let sender = self.nodes.get(&from).and_then(|node| node.process.as_ref()).map(|process| process.serial);
+        let sender =
+            self.nodes.get(&from).and_then(|node| node.process.as_ref()).map(|process| process.serial);
         if let (false, Some(process), Body::Control(_)) = (up, sender, &packet.body) {
             if self.network.open(to, from) {
                 self.schedule(self.now + 1, from, Happening::Refused { process, peer: to });
@@ -358,7 +416,9 @@ impl World {
     }
 
     pub(crate) fn arrive(&mut self, packet: Packet) -> Checked {
-        self.note(packet.to, kind(&packet.body), u64::from(packet.from.0), || format!("from {}", packet.from));
+        self.note(packet.to, kind(&packet.body), u64::from(packet.from.0), || {
+            format!("from {}", packet.from)
+        });
         let Some(node) = self.nodes.get_mut(&packet.to) else { return Ok(()) };
         let own = node.disk.hard.cluster_id;
         if own.is_some() && packet.cluster.is_some() && own != packet.cluster {
@@ -399,8 +459,11 @@ impl World {
     /// Reads what a reader of one replica gets at `from`: whole batches below the high watermark that it shows.
     pub(crate) fn readable(&self, id: BrokerId, partition: TopicPartition, from: u64) -> Vec<Batch> {
         let Some(node) = self.nodes.get(&id) else { return Vec::new() };
-        let Some(view) = node.process.as_ref().and_then(|process| process.views.get(&partition)) else { return Vec::new() };
-        let batches = node.disk.written.get(&partition).map_or(&[][..], |log| log.range(from, view.high_watermark));
+        let Some(view) = node.process.as_ref().and_then(|process| process.views.get(&partition)) else {
+            return Vec::new();
+        };
+        let batches =
+            node.disk.written.get(&partition).map_or(&[][..], |log| log.range(from, view.high_watermark));
         batches.iter().filter(|batch| batch.end_offset() <= view.high_watermark).cloned().collect()
     }
 }

@@ -18,7 +18,14 @@ impl Trace {
     }
 
     /// Notes one event; `kind` and `number` stand for it in the hash of runs that keep no text.
-    pub(crate) fn note(&mut self, now: u64, node: BrokerId, kind: &str, number: u64, text: impl FnOnce() -> String) {
+    pub(crate) fn note(
+        &mut self,
+        now: u64,
+        node: BrokerId,
+        kind: &str,
+        number: u64,
+        text: impl FnOnce() -> String,
+    ) {
         self.mix(&now.to_le_bytes());
         self.mix(&node.0.to_le_bytes());
         self.mix(kind.as_bytes());

@@ -111,6 +111,7 @@ pub struct World {
     pub(crate) serial: u64,
     pub(crate) pushes: u64,
     pub(crate) volumes_lost: u32,
+    pub(crate) last_loss: Option<u64>,
     heap: BinaryHeap<Due>,
     sequence: u64,
 }
@@ -134,6 +135,7 @@ impl World {
             serial: 0,
             pushes: 0,
             volumes_lost: 0,
+            last_loss: None,
             heap: BinaryHeap::new(),
             sequence: 0,
             setup,
@@ -203,7 +205,11 @@ impl World {
         });
         self.note(id, "start", serial, String::new);
         self.schedule(now, id, Happening::Control { process: serial, input: Box::new(control::Input::Tick) });
-        self.schedule(now, id, Happening::Replicas { process: serial, input: Box::new(partition::Input::Tick) });
+        self.schedule(
+            now,
+            id,
+            Happening::Replicas { process: serial, input: Box::new(partition::Input::Tick) },
+        );
     }
 
     /// Ends a broker's process as `kill -9` does: queued writes are kept up to a random one.
@@ -216,7 +222,11 @@ impl World {
         node.disk.crash(kept);
         self.logs.process_gone(id);
         self.note(id, "kill", kept, String::new);
-        let refused: Vec<_> = self.nodes.values().filter_map(|other| Some((other.id, other.process.as_ref()?.serial))).collect();
+        let refused: Vec<_> = self
+            .nodes
+            .values()
+            .filter_map(|other| Some((other.id, other.process.as_ref()?.serial)))
+            .collect();
         for (other, process) in refused {
             if other != id && self.network.open(id, other) {
                 self.schedule(self.now + 1, other, Happening::Refused { process, peer: id });
@@ -232,6 +242,7 @@ impl World {
         self.logs.volume_lost(id, &node.disk);
         node.disk = Disk::new(id, storage);
         self.volumes_lost += 1;
+        self.last_loss = Some(self.now);
         self.note(id, "volume-lost", 0, String::new);
     }
 
@@ -355,12 +366,22 @@ impl World {
             Happening::Refused { process, peer } if runs(process) => {
                 self.control_input(id, control::Input::Unreachable { peer })
             }
-            Happening::PushEnds { process, from, push, reply } if runs(process) => self.push_ends(id, from, push, reply),
+            Happening::PushEnds { process, from, push, reply } if runs(process) => {
+                self.push_ends(id, from, push, reply)
+            }
             Happening::ControlTick { process } if runs(process) => {
-                if self.tick_is_due(id, true) { self.control_input(id, control::Input::Tick) } else { Ok(()) }
+                if self.tick_is_due(id, true) {
+                    self.control_input(id, control::Input::Tick)
+                } else {
+                    Ok(())
+                }
             }
             Happening::ReplicasTick { process } if runs(process) => {
-                if self.tick_is_due(id, false) { self.replicas_input(id, partition::Input::Tick) } else { Ok(()) }
+                if self.tick_is_due(id, false) {
+                    self.replicas_input(id, partition::Input::Tick)
+                } else {
+                    Ok(())
+                }
             }
             Happening::Synced { process } if runs(process) => self.synced(id),
             Happening::Control { process, input } if runs(process) => self.control_input(id, *input),
@@ -379,7 +400,9 @@ impl World {
     /// Takes a scheduled tick; a stale one, which an earlier one replaced, is not due.
     fn tick_is_due(&mut self, id: BrokerId, control: bool) -> bool {
         let now = self.now;
-        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return false };
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else {
+            return false;
+        };
         let slot = if control { &mut process.control_tick } else { &mut process.replicas_tick };
         let due = slot.is_some_and(|at| at <= now);
         if due {

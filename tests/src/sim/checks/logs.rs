@@ -106,18 +106,28 @@ impl LogChecks {
     ///
     /// # Errors
     /// T1 or R5.
-    pub fn written(&mut self, broker: BrokerId, storage: StorageId, write: &ReplicaWrite, tombstoned: bool) -> Checked {
+    pub fn written(
+        &mut self,
+        broker: BrokerId,
+        storage: StorageId,
+        write: &ReplicaWrite,
+        tombstoned: bool,
+    ) -> Checked {
         let key = (broker, storage, write.partition);
         if write.delete {
             self.durable.remove(&key);
-            return ensure(tombstoned, Invariant::T1, || format!("broker {broker} deleted {} for nothing", write.partition));
+            return ensure(tombstoned, Invariant::T1, || {
+                format!("broker {broker} deleted {} for nothing", write.partition)
+            });
         }
         if write.reset_to.is_some() {
             self.durable.remove(&key);
         }
-        ensure(write.log_start <= write.high_watermark && write.high_watermark <= write.log_end, Invariant::T1, || {
-            format!("broker {broker} wrote {write:?}: start <= watermark <= end does not hold")
-        })?;
+        ensure(
+            write.log_start <= write.high_watermark && write.high_watermark <= write.log_end,
+            Invariant::T1,
+            || format!("broker {broker} wrote {write:?}: start <= watermark <= end does not hold"),
+        )?;
         let Some(to) = write.truncate_to else { return Ok(()) };
         if let Some(verified) = self.durable.get_mut(&key) {
             *verified = to.min(*verified);
@@ -125,7 +135,10 @@ impl LogChecks {
         let Some(shown) = self.shown.get_mut(&(broker, write.partition)) else { return Ok(()) };
         shown.verified = to.min(shown.verified);
         ensure(to >= shown.high_watermark, Invariant::R5, || {
-            format!("broker {broker} truncates {} to {to}, below its {}", write.partition, shown.high_watermark)
+            format!(
+                "broker {broker} truncates {} to {to}, below its {}",
+                write.partition, shown.high_watermark
+            )
         })
     }
 
@@ -152,17 +165,26 @@ impl LogChecks {
         let mut verified = before.map_or(0, |before| before.verified);
         if view.role == Role::Leader {
             let first = *known.leaders.entry(view.leader_epoch).or_insert((broker, process));
-            ensure(first == (broker, process), Invariant::R4, || format!("{}; led by broker {} before", says(), first.0))?;
+            ensure(first == (broker, process), Invariant::R4, || {
+                format!("{}; led by broker {} before", says(), first.0)
+            })?;
             let newest = known.leaders.last_key_value().is_some_and(|(epoch, _)| *epoch == view.leader_epoch);
-            if newest && before.is_none_or(|before| before.role != Role::Leader || before.epoch != view.leader_epoch) {
+            if newest
+                && before
+                    .is_none_or(|before| before.role != Role::Leader || before.epoch != view.leader_epoch)
+            {
                 matches(known, log, verified, known.end()).map_err(|why| {
-                    (Invariant::R1, format!("the new leader {broker} of {partition} lacks committed records: {why}"))
+                    (
+                        Invariant::R1,
+                        format!("the new leader {broker} of {partition} lacks committed records: {why}"),
+                    )
                 })?;
             }
         }
         let end = known.end();
         let reached = view.high_watermark.min(end);
-        matches(known, log, verified, reached).map_err(|why| (Invariant::R2, format!("{}: {why}", says())))?;
+        matches(known, log, verified, reached)
+            .map_err(|why| (Invariant::R2, format!("{}: {why}", says())))?;
         verified = verified.max(reached);
         let mut extended = None;
         if view.high_watermark > end {
@@ -196,7 +218,13 @@ impl LogChecks {
     ///
     /// # Errors
     /// R1.
-    pub fn in_sync(&mut self, broker: BrokerId, storage: StorageId, partition: TopicPartition, disk: &Disk) -> Checked {
+    pub fn in_sync(
+        &mut self,
+        broker: BrokerId,
+        storage: StorageId,
+        partition: TopicPartition,
+        disk: &Disk,
+    ) -> Checked {
         let Some(known) = self.partitions.get(&partition) else { return Ok(()) };
         let verified = self.durable.entry((broker, storage, partition)).or_default();
         let end = known.end();
@@ -206,7 +234,10 @@ impl LogChecks {
         let empty = Log::default();
         let log = disk.durable.get(&partition).unwrap_or(&empty);
         matches(known, log, *verified, end).map_err(|why| {
-            (Invariant::R1, format!("broker {broker} is in sync on {partition} without its committed records: {why}"))
+            (
+                Invariant::R1,
+                format!("broker {broker} is in sync on {partition} without its committed records: {why}"),
+            )
         })?;
         *verified = end;
         Ok(())
@@ -222,8 +253,11 @@ impl LogChecks {
     /// # Errors
     /// R1.
     pub fn leader_has(&self, partition: TopicPartition, batches: &[Batch], log: &Log) -> Checked {
-        let held = batches.iter().all(|batch| log.range(batch.base_offset(), batch.end_offset()) == [batch.clone()]);
-        ensure(held, Invariant::R1, || format!("records committed on {partition} are not on its newest leader"))
+        let held =
+            batches.iter().all(|batch| log.range(batch.base_offset(), batch.end_offset()) == [batch.clone()]);
+        ensure(held, Invariant::R1, || {
+            format!("records committed on {partition} are not on its newest leader")
+        })
     }
 
     /// Checks what a reader gets (R6).
@@ -265,5 +299,9 @@ fn matches(known: &Known, log: &Log, from: Offset, end: Offset) -> Result<(), St
         return Ok(());
     }
     let at = wanted.iter().zip(found).find(|(wanted, found)| wanted != found);
-    Err(format!("in {from}..{end} {} batches are committed, {} are here, first difference {at:?}", wanted.len(), found.len()))
+    Err(format!(
+        "in {from}..{end} {} batches are committed, {} are here, first difference {at:?}",
+        wanted.len(),
+        found.len()
+    ))
 }

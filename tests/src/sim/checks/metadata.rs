@@ -73,7 +73,13 @@ impl MetadataChecks {
     ///
     /// # Errors
     /// E1, E2, M1 or M2.
-    pub fn persisted(&mut self, process: u64, old: &Hard, new: &Hard) -> Result<bool, Broken> {
+    pub fn persisted(
+        &mut self,
+        process: u64,
+        old: &Hard,
+        new: &Hard,
+        volumes_lost: bool,
+    ) -> Result<bool, Broken> {
         let who = (new.broker_id, new.storage_id);
         ensure(old.storage_id == new.storage_id && old.boot == new.boot, Invariant::E2, || {
             format!("broker {} changed its volume or boot in a write", who.0)
@@ -86,11 +92,14 @@ impl MetadataChecks {
         })?;
         if let Some(cluster) = new.cluster_id {
             let first = *self.cluster.get_or_insert(cluster);
-            ensure(first == cluster, Invariant::M1, || format!("two clusters were founded: {first} and {cluster}"))?;
+            ensure(first == cluster, Invariant::M1, || {
+                format!("two clusters were founded: {first} and {cluster}")
+            })?;
         }
         let before = old.accepted.as_ref().map(|image| (image.at, image.hash));
         let Some(image) = &new.accepted else {
-            return ensure(before.is_none(), Invariant::E2, || format!("broker {} forgot its image", who.0)).map(|()| false);
+            return ensure(before.is_none(), Invariant::E2, || format!("broker {} forgot its image", who.0))
+                .map(|()| false);
         };
         if before == Some((image.at, image.hash)) {
             return Ok(false);
@@ -106,7 +115,7 @@ impl MetadataChecks {
         if image.at.epoch != new.epoch {
             return Ok(false);
         }
-        self.accepted(who, image)
+        self.accepted(who, image, volumes_lost)
     }
 
     /// Notes an image that a broker holds; if it is a new one, its proposer must be the one broker of its epoch.
@@ -147,20 +156,28 @@ impl MetadataChecks {
         let parent = candidates.iter().rev().find(|(at, _)| at.version + 1 == image.at.version);
         match parent {
             Some((_, hash)) => Ok(Some(*hash)),
-            None => Err((Invariant::M1, format!("nobody told the proposer of {} what to build on", image.at))),
+            None => {
+                Err((Invariant::M1, format!("nobody told the proposer of {} what to build on", image.at)))
+            }
         }
     }
 
-    fn accepted(&mut self, who: (BrokerId, StorageId), image: &Arc<Image>) -> Result<bool, Broken> {
+    fn accepted(
+        &mut self,
+        who: (BrokerId, StorageId),
+        image: &Arc<Image>,
+        volumes_lost: bool,
+    ) -> Result<bool, Broken> {
         let Some(proposed) = self.proposed.get_mut(&image.hash) else { return Ok(false) };
         proposed.accepted_by.insert(who);
         let voters = &image.voters;
-        let votes = proposed.accepted_by.iter().filter(|(id, storage)| voters.get(id) == Some(storage)).count();
-        if votes * 2 <= voters.len() { Ok(false) } else { self.settle(image.hash) }
+        let votes =
+            proposed.accepted_by.iter().filter(|(id, storage)| voters.get(id) == Some(storage)).count();
+        if votes * 2 <= voters.len() { Ok(false) } else { self.settle(image.hash, volumes_lost) }
     }
 
     /// Puts an image and its ancestors onto the chain (M1). Returns whether the chain grew.
-    fn settle(&mut self, hash: ImageHash) -> Result<bool, Broken> {
+    fn settle(&mut self, hash: ImageHash, volumes_lost: bool) -> Result<bool, Broken> {
         let top = self.newest().map_or(0, |image| image.at.version);
         let mut path = Vec::new();
         let mut next = Some(hash);
@@ -179,12 +196,29 @@ impl MetadataChecks {
         }
         let grew = !path.is_empty();
         let founds = path.last().is_none_or(|first| first.at.version == top + 1);
-        ensure(founds, Invariant::M1, || "a chosen image does not descend from the committed one".to_owned())?;
+        ensure(founds, Invariant::M1, || {
+            "a chosen image does not descend from the committed one".to_owned()
+        })?;
         for image in path.into_iter().rev() {
             self.check_topics(&image)?;
+            Self::check_partitions(&image, volumes_lost)?;
             self.settled.insert(image.at.version, image);
         }
         Ok(grew)
+    }
+
+    /// A leader is in sync, and while no volume was lost there are `min_isr` replicas in sync (R1).
+    fn check_partitions(image: &Image, volumes_lost: bool) -> Checked {
+        for (partition, min_isr, entry) in super::logs::partitions(image) {
+            ensure(entry.leader.is_none_or(|leader| entry.isr.contains(&leader)), Invariant::R1, || {
+                format!("{} gives {partition} to a replica that is not in sync: {entry:?}", image.at)
+            })?;
+            let floor = entry.replicas.len().min(usize::try_from(min_isr).expect("a small number"));
+            ensure(volumes_lost || entry.isr.len() >= floor, Invariant::R1, || {
+                format!("{} leaves {partition} fewer than {floor} in-sync replicas: {entry:?}", image.at)
+            })?;
+        }
+        Ok(())
     }
 
     /// M2: what was acknowledged is in every later image, what was refused in none.
@@ -201,7 +235,9 @@ impl MetadataChecks {
             })?;
         }
         let revenant = self.refused.iter().find(|topic| image.topics.contains_key(topic));
-        ensure(revenant.is_none(), Invariant::M2, || format!("a refused topic is in {}: {revenant:?}", image.at))
+        ensure(revenant.is_none(), Invariant::M2, || {
+            format!("a refused topic is in {}: {revenant:?}", image.at)
+        })
     }
 
     /// Checks that an image which a broker obeys is committed, and newer than the one before (M1).
@@ -209,7 +245,9 @@ impl MetadataChecks {
     /// # Errors
     /// M1.
     pub fn applied(&self, broker: BrokerId, before: At, image: &Image) -> Checked {
-        ensure(image.at > before, Invariant::M1, || format!("broker {broker} applied {} after {before}", image.at))?;
+        ensure(image.at > before, Invariant::M1, || {
+            format!("broker {broker} applied {} after {before}", image.at)
+        })?;
         let there = self.settled.get(&image.at.version);
         ensure(there.is_some_and(|there| there.hash == image.hash), Invariant::M1, || {
             format!("broker {broker} applied {}, which is not committed", image.at)
@@ -225,7 +263,14 @@ impl MetadataChecks {
         match message {
             Message::Grant { epoch, granted: true, .. } => {
                 ensure(hard.epoch >= *epoch, Invariant::E2, || {
-                    format!("broker {who} granted epoch {epoch} to {to} before syncing the promise ({})", hard.epoch)
+                    format!(
+                        "broker {who} granted epoch {epoch} to {to} before syncing the promise ({})",
+                        hard.epoch
+                    )
+                })?;
+                let voter = self.newest().and_then(|image| image.voters.get(&who).copied());
+                ensure(voter.is_none_or(|storage| storage == hard.storage_id), Invariant::E2, || {
+                    format!("broker {who} granted epoch {epoch} with a volume that is not the voter's")
                 })?;
                 let first = *self.grants.entry((who, hard.storage_id, *epoch)).or_insert(to);
                 ensure(first == to || self.proposer(*epoch) == Some(to), Invariant::E2, || {
@@ -235,14 +280,19 @@ impl MetadataChecks {
             Message::Accepted { epoch, at, .. } => {
                 let held = hard.accepted.as_ref().map(|image| image.at).unwrap_or_default();
                 ensure(hard.epoch == *epoch && held >= *at, Invariant::E2, || {
-                    format!("broker {who} at epoch {} with {held} synced says it accepted {at} of {epoch}", hard.epoch)
+                    format!(
+                        "broker {who} at epoch {} with {held} synced says it accepted {at} of {epoch}",
+                        hard.epoch
+                    )
                 })
             }
             Message::Accept { epoch, .. } => self.proposes(who, process, *epoch),
             Message::Coordinator { epoch, committed } => {
                 self.proposes(who, process, *epoch)?;
                 let settled = self.newest().is_some_and(|image| image.at >= *committed);
-                ensure(settled, Invariant::M1, || format!("broker {who} announced {committed} before it was committed"))
+                ensure(settled, Invariant::M1, || {
+                    format!("broker {who} announced {committed} before it was committed")
+                })
             }
             _ => Ok(()),
         }
@@ -264,12 +314,15 @@ impl MetadataChecks {
     /// M2.
     pub fn acknowledged(&mut self, outcome: &Outcome, deletes: bool) -> Checked {
         let image = self.settled.get(&outcome.at.version).filter(|image| image.at == outcome.at);
-        ensure(image.is_some_and(|image| image.topics.contains_key(&outcome.topic) != deletes), Invariant::M2, || {
-            format!("{outcome:?} was acknowledged, but {} is not committed or lacks it", outcome.at)
-        })?;
+        ensure(
+            image.is_some_and(|image| image.topics.contains_key(&outcome.topic) != deletes),
+            Invariant::M2,
+            || format!("{outcome:?} was acknowledged, but {} is not committed or lacks it", outcome.at),
+        )?;
         let changes = if deletes { &mut self.deleted } else { &mut self.created };
         changes.entry(outcome.topic).or_insert(outcome.at);
-        let later: Vec<_> = self.settled.range(outcome.at.version..).map(|(_, image)| image.clone()).collect();
+        let later: Vec<_> =
+            self.settled.range(outcome.at.version..).map(|(_, image)| image.clone()).collect();
         later.iter().try_for_each(|image| self.check_topics(image))
     }
 
