@@ -178,7 +178,6 @@ impl World {
     /// # Errors
     /// [`Stop`] if an invariant broke, or V1 if it could not be created.
     pub fn create_topic(&mut self, name: &str, partitions: u32, factor: u32, min_isr: u32) -> Flow<TopicId> {
-        let command = self.new_topic(name, partitions, factor, min_isr);
         let mut asked: Option<Ticket> = None;
         let mut created = None;
         self.run_until(15_000, |world| {
@@ -189,7 +188,9 @@ impl World {
                 None => {}
             }
             if let (None, None, Some(controller)) = (asked, created, world.controller()) {
-                asked = world.admin(controller, command.clone());
+                // A refusal is for good, so each try brings an identity of its own.
+                let command = world.new_topic(name, partitions, factor, min_isr);
+                asked = world.admin(controller, command);
             }
             created.is_some()
         })?;
@@ -365,7 +366,7 @@ impl World {
         let start = self.now;
         let mut restart = |world: &mut Self| {
             ids.iter().for_each(|id| world.start(*id));
-            world.now.is_multiple_of(50) && world.unhealed().is_none()
+            (world.now - start).is_multiple_of(50) && world.unhealed().is_none()
         };
         let healed = self.run_until(HEAL_MS_MAX, &mut restart)?;
         if !healed {

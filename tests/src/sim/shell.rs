@@ -22,11 +22,15 @@ impl World {
     pub(crate) fn control_input(&mut self, id: BrokerId, input: control::Input) -> Checked {
         let now = self.now;
         self.note(id, "control", 0, || format!("{input:?}"));
-        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else {
-            return Ok(());
-        };
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        let Some(process) = node.process.as_mut() else { return Ok(()) };
         let serial = process.serial;
-        if let control::Input::Message { message: Message::Grant { image: Some(image), .. }, .. } = &input {
+        if let control::Input::Message {
+            message: Message::Grant { epoch, granted: true, image: Some(image), .. },
+            ..
+        } = &input
+            && *epoch == node.disk.hard.epoch
+        {
             self.metadata.offered(serial, image);
         }
         let actions = process.control.step(process.clock.local(now), input);

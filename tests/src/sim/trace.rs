@@ -3,6 +3,9 @@
 use pubsub_core::ids::BrokerId;
 use std::collections::VecDeque;
 
+/// Kept of each line: whole images would bury the rest. The hash has all of it.
+const LINE_CHARS: usize = 320;
+
 /// Record of a run.
 #[derive(Debug)]
 pub(crate) struct Trace {
@@ -36,7 +39,7 @@ impl Trace {
         let line = format!("{now:>7} [{node}] {kind} {}", text());
         self.mix(line.as_bytes());
         if let Some(lines) = &mut self.lines {
-            lines.push_back(line);
+            lines.push_back(line.chars().take(LINE_CHARS).collect());
             if lines.len() > self.lines_max {
                 lines.pop_front();
             }

@@ -204,6 +204,12 @@ impl World {
             broker_epoch: BrokerEpoch(0),
         });
         self.note(id, "start", serial, String::new);
+        let peers = self.network.known[&id].iter().copied().filter(|peer| *peer != id).collect();
+        self.schedule(
+            now,
+            id,
+            Happening::Control { process: serial, input: Box::new(control::Input::Peers(peers)) },
+        );
         self.schedule(now, id, Happening::Control { process: serial, input: Box::new(control::Input::Tick) });
         self.schedule(
             now,

@@ -87,6 +87,10 @@ impl MetadataChecks {
         ensure(new.epoch >= old.epoch, Invariant::E2, || {
             format!("broker {} went back from epoch {} to {}", who.0, old.epoch, new.epoch)
         })?;
+        if new.epoch > old.epoch {
+            // Only what this epoch's grants bring counts for a new candidacy.
+            self.adoptable.remove(&process);
+        }
         ensure(old.cluster_id.is_none() || old.cluster_id == new.cluster_id, Invariant::M1, || {
             format!("broker {} moved to another cluster", who.0)
         })?;
