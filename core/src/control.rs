@@ -4,7 +4,9 @@ pub mod gossip;
 pub mod image;
 
 use crate::Mono;
-use crate::ids::{At, BrokerId, ClusterId, ControllerEpoch, RunId, StorageId, TopicId, TopicName, TopicPartition};
+use crate::ids::{
+    At, BrokerId, ClusterId, ControllerEpoch, RunId, StorageId, TopicId, TopicName, TopicPartition,
+};
 use crate::wire::internal::{AlterIsr, Message};
 use image::{Image, TopicConfig};
 use serde::{Deserialize, Serialize};

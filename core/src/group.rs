@@ -3,6 +3,8 @@
 //! The state of a group is a compacted log: the partition `crc32c(group) % 8` of the internal topic `__groups`, whose
 //! leader coordinates the group. A reply leaves only after the record behind it is committed.
 
+pub mod coordinator;
+
 use crate::ids::{ConsumerId, GroupId, TopicId};
 use serde::{Deserialize, Serialize};
 

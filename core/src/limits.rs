@@ -12,6 +12,12 @@ pub const BATCH_BYTES_MAX: usize = 4 << 20;
 pub const BATCH_RECORDS_MAX: usize = 10_000;
 /// Largest request body on the client port, bytes: one batch and its JSON overhead.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Largest request body that the discovery service reads, bytes: one endpoint, generously.
+pub const DISCOVERY_BODY_BYTES_MAX: usize = 16 << 10;
+/// Most brokers that the discovery service keeps: one connection and one short text each.
+pub const DISCOVERY_BROKERS_MAX: usize = 256;
+/// Longest URL or host name that the discovery service takes, bytes.
+pub const DISCOVERY_ADDRESS_BYTES_MAX: usize = 2_048;
 /// Most partitions of one topic.
 pub const PARTITIONS_MAX: u32 = 1_000;
 /// Highest replication factor.
@@ -30,6 +36,18 @@ pub const INBOX_MAX: usize = 4_096;
 pub const REPLICATE_BYTES_MAX: usize = 4 << 20;
 /// Recent batches kept in memory per partition for followers and tail readers, bytes.
 pub const TAIL_BYTES_MAX: usize = 1 << 20;
+/// Writes waiting in front of the store's writer; past it whoever writes waits.
+pub const STORE_QUEUE_MAX: usize = 1_024;
+/// Bytes of one transaction of the store, past which no more waiting writes join it: the write-ahead log keeps its size.
+pub const STORE_GROUP_BYTES_MAX: usize = 16 << 20;
+/// Read-only connections of the store; each may block one thread.
+pub const STORE_READERS: usize = 3;
+/// Batches deleted in one piece when a log is trimmed or dropped, so that writes get in between.
+pub const STORE_CLEAR_BATCHES_MAX: i64 = 1_000;
+/// Bytes deleted in one piece; see [`STORE_CLEAR_BATCHES_MAX`].
+pub const STORE_CLEAR_BYTES_MAX: i64 = 16 << 20;
+/// Cluster events kept by each broker.
+pub const EVENTS_MAX: u64 = 1_000;
 /// Committed image changes kept to bring lagging brokers up to date without a full image.
 pub const IMAGE_DELTAS_MAX: usize = 1_000;
 /// Partitions of the internal topic of consumer groups; fixed for the life of a cluster.
@@ -38,3 +56,5 @@ pub const GROUP_PARTITIONS: u32 = 8;
 pub const GROUPS_TOPIC: &str = "__groups";
 /// Version of the messages between brokers.
 pub const PROTO: u16 = 1;
+/// A member that is not heard for this long loses its partitions, milliseconds.
+pub const GROUP_SESSION_MS: u64 = 10_000;

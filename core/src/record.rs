@@ -363,11 +363,17 @@ impl BatchBuilder {
     ///
     /// # Errors
     /// [`BatchError::Limits`] when empty, or larger than `limits` allow.
-    pub fn build(self, base_offset: Offset, epoch: LeaderEpoch, timestamp_ms: i64) -> Result<Batch, BatchError> {
+    pub fn build(
+        self,
+        base_offset: Offset,
+        epoch: LeaderEpoch,
+        timestamp_ms: i64,
+    ) -> Result<Batch, BatchError> {
         let length = self.len();
         let mut bytes = BytesMut::with_capacity(length);
         bytes.put_slice(MAGIC);
-        bytes.put_u32_le(u32::try_from(length).map_err(|_| BatchError::Limits { count: self.count, length })?);
+        bytes
+            .put_u32_le(u32::try_from(length).map_err(|_| BatchError::Limits { count: self.count, length })?);
         bytes.put_u64_le(base_offset);
         bytes.put_u32_le(epoch.0);
         bytes.put_i64_le(timestamp_ms);

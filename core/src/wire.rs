@@ -2,5 +2,6 @@
 
 pub mod admin;
 pub mod client;
+pub mod discovery;
 pub mod error;
 pub mod internal;

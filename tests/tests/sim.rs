@@ -3,6 +3,11 @@
 //! `SIM_SEEDS` sets how many seeds the mixes take, `SIM_SEED` the first one, `SIM_SCENARIO` the scenario of `one_seed`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "sim/mutants.rs"]
+mod mutants;
+#[path = "sim/scenarios.rs"]
+mod scenarios;
+
 use pubsub_tests::sim::scenarios::{MIXES, named};
 use pubsub_tests::sim::{Report, Scenario, run, run_verbose};
 use std::time::Instant;

@@ -4,7 +4,8 @@
 //! different images from the same operations. Images form one hash chain (invariant M1).
 
 use crate::ids::{
-    At, BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, PartEpoch, RunId, StorageId, TopicId, TopicName, TopicPartition,
+    At, BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, PartEpoch, RunId, StorageId, TopicId, TopicName,
+    TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

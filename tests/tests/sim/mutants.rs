@@ -1,6 +1,5 @@
 //! Gate on mutants found: with a rule switched off, the scenario made for it (or a bounded search over seeds) must show a
 //! broken invariant. A check that can't find bugs proves nothing.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use pubsub_core::control::Weakening;
 use pubsub_tests::sim::scenarios::named;

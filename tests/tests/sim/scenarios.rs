@@ -1,5 +1,4 @@
 //! The counter-examples of `docs/protocol.md` §5, one test each: the rules hold where naive designs break.
-#![allow(clippy::unwrap_used)]
 
 use pubsub_tests::sim::run;
 use pubsub_tests::sim::scenarios::{NAMED, named};

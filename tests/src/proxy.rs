@@ -1,0 +1,170 @@
+//! TCP proxies in front of the brokers' listeners, to cut links between brokers, one way or both.
+//!
+//! A broker advertises one address for all of its peers, so the proxy behind that address has to find out by itself who
+//! connects: it looks up which process owns the other end of the connection. A cut link carries nothing, and nothing is
+//! refused: bytes wait, as in a network that drops packets, and go on when the link is healed.
+
+use anyhow::Context;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// A link from one broker to another: requests go along it, answers come back over it.
+pub type Link = (u32, u32);
+
+/// All proxies of one cluster and the state of the links between its brokers.
+#[derive(Debug)]
+pub struct Proxies {
+    cuts: watch::Sender<BTreeSet<Link>>,
+    processes: Arc<Mutex<BTreeMap<u32, u32>>>,
+    runtime: Option<Runtime>,
+}
+
+impl Default for Proxies {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Proxies {
+    /// Makes an empty set on a runtime of its own: tests come and go, a shared cluster stays.
+    ///
+    /// # Panics
+    /// When the runtime can't be started.
+    pub fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("proxies")
+            .enable_all()
+            .build()
+            .expect("one more thread");
+        Self { cuts: watch::Sender::default(), processes: Arc::default(), runtime: Some(runtime) }
+    }
+
+    /// Starts a proxy on `listen` in front of broker `to`, whose listener is at `target`.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn add(&self, to: u32, listen: SocketAddr, target: SocketAddr) -> anyhow::Result<()> {
+        let runtime = self.runtime.as_ref().context("the proxies run until they are dropped")?;
+        let listener = std::net::TcpListener::bind(listen).with_context(|| format!("listen on {listen}"))?;
+        listener.set_nonblocking(true).context("make the listener asynchronous")?;
+        let guard = runtime.enter();
+        let listener = TcpListener::from_std(listener).context("register the listener")?;
+        drop(guard);
+        runtime.spawn(accept(listener, to, target, Arc::clone(&self.processes), self.cuts.subscribe()));
+        Ok(())
+    }
+
+    /// Says which process is broker `id` now.
+    pub fn set_process(&self, id: u32, pid: u32) {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(pid, id);
+    }
+
+    /// Cuts the given links.
+    pub fn cut(&self, links: impl IntoIterator<Item = Link>) {
+        self.cuts.send_modify(|cuts| cuts.extend(links));
+    }
+
+    /// Cuts a broker off from all others, both ways.
+    pub fn isolate(&self, id: u32, others: impl IntoIterator<Item = u32>) {
+        self.cut(
+            others.into_iter().filter(|other| *other != id).flat_map(|other| [(id, other), (other, id)]),
+        );
+    }
+
+    /// Heals everything.
+    pub fn heal(&self) {
+        self.cuts.send_modify(BTreeSet::clear);
+    }
+}
+
+impl Drop for Proxies {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    to: u32,
+    target: SocketAddr,
+    processes: Arc<Mutex<BTreeMap<u32, u32>>>,
+    cuts: watch::Receiver<BTreeSet<Link>>,
+) {
+    while let Ok((inbound, source)) = listener.accept().await {
+        let (processes, cuts) = (Arc::clone(&processes), cuts.clone());
+        tokio::spawn(async move {
+            let known = processes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let from = tokio::task::spawn_blocking(move || owner(source, &known)).await.ok().flatten();
+            forward(inbound, from.map(|from| (from, to)), target, cuts).await;
+        });
+    }
+}
+
+/// Carries one connection; one whose target refuses is closed, which is what the caller would see without a proxy.
+async fn forward(
+    inbound: TcpStream,
+    link: Option<Link>,
+    target: SocketAddr,
+    mut cuts: watch::Receiver<BTreeSet<Link>>,
+) {
+    if wait_healed(&mut cuts, link).await.is_none() {
+        return;
+    }
+    let Ok(outbound) = TcpStream::connect(target).await else { return };
+    // Small messages must not wait for each other; a socket that refuses the option is about to fail anyway.
+    let _ = (inbound.set_nodelay(true), outbound.set_nodelay(true));
+    let (inbound_read, inbound_write) = inbound.into_split();
+    let (outbound_read, outbound_write) = outbound.into_split();
+    tokio::select! {
+        () = copy(inbound_read, outbound_write, link, cuts.clone()) => {}
+        () = copy(outbound_read, inbound_write, link, cuts) => {}
+    }
+}
+
+async fn copy(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    link: Option<Link>,
+    mut cuts: watch::Receiver<BTreeSet<Link>>,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        if wait_healed(&mut cuts, link).await.is_none() || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn wait_healed(cuts: &mut watch::Receiver<BTreeSet<Link>>, link: Option<Link>) -> Option<()> {
+    let Some(link) = link else { return Some(()) };
+    cuts.wait_for(|cuts| !cuts.contains(&link)).await.ok().map(|_| ())
+}
+
+/// Returns the broker whose process holds the socket bound to `source`, if it is one of `processes`.
+fn owner(source: SocketAddr, processes: &BTreeMap<u32, u32>) -> Option<u32> {
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let port = format!(":{:04X}", source.port());
+    let inode = table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(1)?.ends_with(&port) && *fields.get(9)? != "0").then(|| fields[9].to_owned())
+    })?;
+    let socket = format!("socket:[{inode}]");
+    processes.iter().find(|(pid, _)| holds(**pid, &socket)).map(|(_, id)| *id)
+}
+
+fn holds(pid: u32, socket: &str) -> bool {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors
+        .flatten()
+        .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == socket))
+}
