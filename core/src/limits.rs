@@ -48,6 +48,16 @@ pub const STORE_CLEAR_BATCHES_MAX: i64 = 1_000;
 pub const STORE_CLEAR_BYTES_MAX: i64 = 16 << 20;
 /// Cluster events kept by each broker.
 pub const EVENTS_MAX: u64 = 1_000;
+/// The same over all partitions of a broker, bytes: past it followers are served from disk.
+pub const TAILS_BYTES_MAX: usize = 64 << 20;
+/// Bytes of an item of a replication request without its batches, at most.
+pub const REPLICATE_ITEM_BYTES: usize = 64;
+/// Largest body of a replication request, bytes: a full one, or one with a single largest batch.
+pub const REPLICATE_BODY_BYTES_MAX: usize = REPLICATE_BYTES_MAX + BATCH_BYTES_MAX;
+/// Bytes read from disk at once for a follower that is behind; one batch always fits.
+pub const LOAD_BYTES_MAX: usize = 1 << 20;
+/// Partitions read from disk at the same time for one follower's broker, read and not yet sent ones together.
+pub const LOADS_MAX: usize = 4;
 /// Committed image changes kept to bring lagging brokers up to date without a full image.
 pub const IMAGE_DELTAS_MAX: usize = 1_000;
 /// Partitions of the internal topic of consumer groups; fixed for the life of a cluster.

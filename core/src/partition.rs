@@ -5,15 +5,56 @@
 //! Sources: KIP-101 and KIP-279 (truncation by leader epoch), KIP-497 and KIP-903 (ISR changes through the controller,
 //! bound to registrations), KIP-966 (strict minimum ISR).
 
+mod appends;
+mod epochs;
+mod follower;
+mod isr;
+mod leader;
+mod link;
+mod log;
+mod replica;
+mod roles;
+mod rules;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod writes;
+
 use crate::Mono;
 use crate::control::image::Image;
 use crate::control::{Ticket, Weakening};
-use crate::ids::{BrokerId, LeaderEpoch, Offset, RunId, TopicPartition};
+use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, RunId, TopicPartition};
 use crate::record::Batch;
 use crate::wire::internal::{AlterIsr, ReplicateReply, ReplicateRequest};
+use replica::Replica;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use timers::Timer;
+
+/// A follower hears of each partition at least this often.
+const KEEP_ALIVE_MS: u64 = 500;
+/// Keep-alives fall due on multiples of this, so that those of many partitions share a request.
+const KEEP_ALIVE_GRID_MS: u64 = 100;
+/// First pause before a broker that did not answer is tried again; doubles up to the maximum.
+const BACKOFF_MS: u64 = 50;
+const BACKOFF_MS_MAX: u64 = 500;
+/// Pause before an item that a follower could not take is sent again.
+const RETRY_MS: u64 = 100;
+/// A wish for other in-sync replicas is repeated after this.
+const ASK_AGAIN_MS: u64 = 500;
+/// A member this long behind is to leave the ISR.
+const LAG_MS: u64 = 2_000;
+const LAG_CHECK_MS: u64 = 500;
+/// A step later than this was late by this broker's fault; the rest is not held against followers.
+const STALL_MS: u64 = 1_000;
+/// High watermarks of idle partitions are written this often.
+const PERSIST_MS: u64 = 1_000;
+/// Contact with a leader is shown this often.
+const SHOW_CONTACT_MS: u64 = 1_000;
+/// The longest time without a tick.
+const IDLE_MS: u64 = 60_000;
 
 /// What makes up the machine; see [`Replicas::new`].
 #[derive(Clone, Debug)]
@@ -118,8 +159,13 @@ pub enum Input {
         partition: TopicPartition,
         /// As asked for.
         from: Offset,
-        /// Whole batches from there, contiguous; empty if the log could not be read.
+        /// Whole batches, contiguous, the first of which contains `from`; empty if the log could not be read.
         batches: Vec<Batch>,
+    },
+    /// Whether this broker's storage takes writes. Without them publishers and followers' appends are refused.
+    Storage {
+        /// It does.
+        healthy: bool,
     },
     /// Time passed.
     Tick,
@@ -149,7 +195,7 @@ pub enum Action {
         to: BrokerId,
         /// Which partition.
         partition: TopicPartition,
-        /// From where; the start of a batch.
+        /// Start with the batch that contains this offset; it is below the synced log end.
         from: Offset,
         /// Stop before this many bytes, but after one batch at least.
         bytes_max: usize,
@@ -297,27 +343,142 @@ pub struct ReplicaView {
 
 /// All replicas of one broker.
 pub struct Replicas {
-    _later: (),
+    config: ReplicasConfig,
+    rules: rules::Rules,
+    now: Mono,
+    /// Grows with time, but not while this process was stopped.
+    steady: u64,
+    image: Option<Arc<Image>>,
+    /// Set while the image holds this process.
+    registered: Option<BrokerEpoch>,
+    storage_healthy: bool,
+    replicas: BTreeMap<TopicPartition, Replica>,
+    links: BTreeMap<BrokerId, link::Link>,
+    gathered: BTreeMap<TopicPartition, appends::Gathered>,
+    writes: writes::Writes,
+    timers: timers::Timers,
+    lag_at: Option<Mono>,
+    persist_at: Option<Mono>,
+    /// Members of ISRs whose time of being behind is counted.
+    behind: BTreeSet<(TopicPartition, BrokerId)>,
+    /// Partitions whose high watermark is ahead of the written one.
+    moved: BTreeSet<TopicPartition>,
+    /// Bytes of all tails.
+    tail_bytes: usize,
+    /// Led partitions to be settled in this step.
+    touched: BTreeSet<TopicPartition>,
+    /// Links to be looked at in this step.
+    busy: BTreeSet<BrokerId>,
+    /// Replicas to be shown in this step.
+    seen: BTreeSet<TopicPartition>,
+    out: Out,
+}
+
+/// Actions of one step. Pushes come first, so that followers sync while the leader does.
+#[derive(Debug, Default)]
+struct Out {
+    pushes: Vec<Action>,
+    writes: Vec<Action>,
+    rest: Vec<Action>,
 }
 
 impl Replicas {
     /// Makes the machine with the replicas found on disk. All are offline until an image registers this run.
-    pub fn new(_now: Mono, _config: ReplicasConfig, _stored: Vec<StoredReplica>) -> Self {
-        unimplemented!("replicas")
+    pub fn new(now: Mono, config: ReplicasConfig, stored: Vec<StoredReplica>) -> Self {
+        let replicas = stored
+            .into_iter()
+            .map(|stored| (stored.partition, Replica::new(log::Log::stored(stored))))
+            .collect();
+        Self {
+            rules: rules::Rules::new(config.weakened.clone()),
+            config,
+            now,
+            steady: 0,
+            image: None,
+            registered: None,
+            storage_healthy: true,
+            replicas,
+            links: BTreeMap::new(),
+            gathered: BTreeMap::new(),
+            writes: writes::Writes::default(),
+            timers: timers::Timers::default(),
+            lag_at: None,
+            persist_at: None,
+            behind: BTreeSet::new(),
+            moved: BTreeSet::new(),
+            tail_bytes: 0,
+            touched: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            seen: BTreeSet::new(),
+            out: Out::default(),
+        }
     }
 
     /// Takes one input and returns what must be done, in order.
-    pub fn step(&mut self, _now: Mono, _input: Input) -> Vec<Action> {
-        unimplemented!("replicas")
+    pub fn step(&mut self, now: Mono, input: Input) -> Vec<Action> {
+        let passed = now.saturating_sub(self.now);
+        self.steady += passed.min(self.ms(STALL_MS));
+        self.now += passed;
+        match input {
+            Input::Image(image) => self.obey(image),
+            Input::Append { ticket, partition, batch, acks, expected_offset } => {
+                self.gather((ticket, batch, acks), partition, expected_offset);
+            }
+            Input::Flush { now_ms } => self.flush(now_ms),
+            Input::Written { id } => self.written(id),
+            Input::Request { id, from, request } => self.receive(id, from, &request),
+            Input::Reply { from, reply } => self.replied(from, reply),
+            Input::Loaded { to, partition, from, batches } => self.loaded(to, partition, from, batches),
+            Input::Storage { healthy } => self.storage_healthy = healthy,
+            Input::Tick => self.fire_timers(),
+        }
+        self.finish()
     }
 
     /// Returns when the next [`Input::Tick`] is due.
     pub fn deadline(&self) -> Mono {
-        unimplemented!("replicas")
+        self.timers.first().unwrap_or(self.now + IDLE_MS)
     }
 
     /// Returns what there is to see of one replica.
-    pub fn view(&self, _partition: TopicPartition) -> Option<ReplicaView> {
-        unimplemented!("replicas")
+    pub fn view(&self, partition: TopicPartition) -> Option<ReplicaView> {
+        self.replicas.get(&partition).map(Replica::view)
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some((at, timer)) = self.timers.due(self.now) {
+            match timer {
+                Timer::KeepAlive(id, partition) => self.keep_alive_due(at, id, partition),
+                Timer::Retry(id, partition) => self.wake(partition, id),
+                Timer::Link(id) => self.link_due(at, id),
+                Timer::Lag => self.lag_due(at),
+                Timer::Ask(partition) => self.ask_due(at, partition),
+                Timer::Persist => self.persist_due(at),
+            }
+        }
+    }
+
+    /// Draws the consequences of a step, each partition and link once.
+    fn finish(&mut self) -> Vec<Action> {
+        while let Some(partition) = self.touched.pop_first() {
+            self.settle(partition);
+        }
+        while let Some(id) = self.busy.pop_first() {
+            self.pump(id);
+        }
+        self.seal();
+        self.arm_persist();
+        let mut actions = std::mem::take(&mut self.out.pushes);
+        actions.append(&mut self.out.writes);
+        actions.append(&mut self.out.rest);
+        for partition in std::mem::take(&mut self.seen) {
+            actions.push(Action::Visible { partition, view: self.view(partition) });
+        }
+        actions
+    }
+
+    /// Scales a timeout.
+    fn ms(&self, ms: u64) -> u64 {
+        ms * u64::from(self.config.timeout_scale.max(1))
     }
 }

@@ -5,3 +5,4 @@ pub mod client;
 pub mod discovery;
 pub mod error;
 pub mod internal;
+pub mod replicate;

@@ -1,0 +1,7 @@
+//! The machines of a small cluster against each other: the scenarios of `docs/protocol.md` §5 that concern replication,
+//! and random interleavings.
+#![allow(clippy::unwrap_used)]
+
+mod random;
+mod scenarios;
+mod world;
