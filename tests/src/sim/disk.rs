@@ -101,9 +101,9 @@ pub struct Disk {
     /// What the process has written, synced or not.
     pub written: BTreeMap<TopicPartition, Log>,
     queue: VecDeque<(WriteId, Vec<ReplicaWrite>)>,
-    /// When the last write in the queue will be synced.
-    pub busy_until: u64,
-    /// Shortest and longest time of one write, ms.
+    /// How many of the queue's first writes the sync under way covers; 0 if there is none.
+    pub syncing: u64,
+    /// Shortest and longest time of one sync, ms.
     pub delay: (u64, u64),
 }
 
@@ -125,7 +125,7 @@ impl Disk {
             durable: BTreeMap::new(),
             written: BTreeMap::new(),
             queue: VecDeque::new(),
-            busy_until: 0,
+            syncing: 0,
             delay: (1, 4),
         }
     }
@@ -154,7 +154,7 @@ impl Disk {
         }
         self.queue.clear();
         self.written = self.durable.clone();
-        self.busy_until = 0;
+        self.syncing = 0;
     }
 
     /// Returns how many writes are not synced yet.

@@ -287,7 +287,7 @@ impl World {
 
     fn perform_replicas(&mut self, id: BrokerId, serial: u64, action: partition::Action) -> Checked {
         match action {
-            partition::Action::Write { .. } => self.write(id, serial),
+            partition::Action::Write { .. } => self.sync(id, serial),
             partition::Action::Push { to, request } => self.push(id, serial, to, request)?,
             partition::Action::Load { to, partition, from, bytes_max } => {
                 let log = self.nodes[&id].disk.written.get(&partition);
@@ -320,22 +320,26 @@ impl World {
         Ok(())
     }
 
-    fn write(&mut self, id: BrokerId, serial: u64) {
-        let now = self.now;
+    /// Begins a sync of everything queued, unless one is under way: what comes meanwhile shares the next.
+    fn sync(&mut self, id: BrokerId, serial: u64) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let done = node.disk.busy_until.max(now) + self.rng.between(node.disk.delay);
-        node.disk.busy_until = done;
+        if node.disk.syncing > 0 || node.disk.queued() == 0 {
+            return;
+        }
+        node.disk.syncing = node.disk.queued();
+        let done = self.now + self.rng.between(node.disk.delay);
         self.schedule(done, id, Happening::Synced { process: serial });
     }
 
     pub(crate) fn synced(&mut self, id: BrokerId) -> Checked {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        let (Some(write), Some(process)) = (node.disk.sync_one(), node.process.as_ref()) else {
-            return Ok(());
-        };
-        let input = Box::new(partition::Input::Written { id: write });
-        let serial = process.serial;
-        self.schedule(self.now, id, Happening::Replicas { process: serial, input });
+        let Some(serial) = node.process.as_ref().map(|process| process.serial) else { return Ok(()) };
+        let done: Vec<_> = (0..std::mem::take(&mut node.disk.syncing)).filter_map(|_| node.disk.sync_one()).collect();
+        for write in done {
+            let input = Box::new(partition::Input::Written { id: write });
+            self.schedule(self.now, id, Happening::Replicas { process: serial, input });
+        }
+        self.sync(id, serial);
         Ok(())
     }
 
