@@ -1,6 +1,7 @@
-//! pubsub-tests
+//! The harness of the tests that span crates.
 
 pub mod cluster;
 pub mod history;
 pub mod http;
 pub mod proxy;
+pub mod sim;

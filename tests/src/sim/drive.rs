@@ -1,0 +1,467 @@
+//! What scripts do with a world besides faults: client traffic, questions about its state, and the check that it heals.
+
+use super::checks::logs;
+use super::checks::{Checked, ensure};
+use super::clients::{Admin, Clients, Consumer, Publish, ticket_of};
+use super::network::Packet;
+use super::world::{Flow, Happening, Stop, World};
+use pubsub_core::control::image::{BrokerState, Image, PartitionEntry, TopicConfig};
+use pubsub_core::control::{self, Command, Outcome, Refusal, Ticket};
+use pubsub_core::ids::{BrokerId, TopicId, TopicName, TopicPartition};
+use pubsub_core::invariants::Invariant;
+use pubsub_core::partition::{self, Acks, AppendError, Appended, ReplicaView, Role};
+use std::sync::Arc;
+
+/// Longest time in which a healed cluster has to be whole again, ms (V1).
+pub const HEAL_MS_MAX: u64 = 10_000;
+
+impl World {
+    /// Breaks the run off because a script found what should not be.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn fail<T>(&mut self, invariant: Invariant, detail: String) -> Flow<T> {
+        self.judge(Err((invariant, detail)));
+        Err(Stop)
+    }
+
+    /// Breaks the run off unless `holds`.
+    ///
+    /// # Errors
+    /// [`Stop`] if it does not hold.
+    pub fn expect(&mut self, holds: bool, invariant: Invariant, detail: impl FnOnce() -> String) -> Flow {
+        if holds { Ok(()) } else { self.fail(invariant, detail()) }
+    }
+
+    /// Returns the broker that leads the control plane with the highest epoch, among running processes.
+    pub fn controller(&self) -> Option<BrokerId> {
+        let leading = self.nodes.values().filter_map(|node| {
+            let process = node.process.as_ref()?;
+            let status = process.control.status(process.clock.local(self.now));
+            status.leading.then_some((status.epoch, node.id))
+        });
+        leading.max().map(|(_, id)| id)
+    }
+
+    /// Returns all brokers that believe to be controller.
+    pub fn controllers(&self) -> Vec<BrokerId> {
+        let status = |id: &BrokerId| self.status(*id);
+        self.ids().into_iter().filter(|id| status(id).is_some_and(|status| status.leading)).collect()
+    }
+
+    /// Returns a running broker's own account of its control plane.
+    pub fn status(&self, id: BrokerId) -> Option<control::Status> {
+        let process = self.nodes.get(&id)?.process.as_ref()?;
+        Some(process.control.status(process.clock.local(self.now)))
+    }
+
+    /// Returns the newest committed image.
+    pub fn image(&self) -> Option<Arc<Image>> {
+        self.metadata.newest().cloned()
+    }
+
+    /// Returns a partition as the newest committed image has it.
+    pub fn entry(&self, partition: TopicPartition) -> Option<PartitionEntry> {
+        let image = self.metadata.newest()?;
+        let index = usize::try_from(partition.partition).ok()?;
+        image.topics.get(&partition.topic)?.partitions.get(index).cloned()
+    }
+
+    /// Returns what a running broker shows of a replica.
+    pub fn view(&self, id: BrokerId, partition: TopicPartition) -> Option<&ReplicaView> {
+        self.nodes.get(&id)?.process.as_ref()?.views.get(&partition)
+    }
+
+    /// Returns the number of brokers.
+    pub fn setup_brokers(&self) -> u32 {
+        self.setup.brokers
+    }
+
+    /// Returns whether the newest image registers the very process and volume of a broker, unfenced.
+    pub fn is_active(&self, id: BrokerId) -> bool {
+        let Some(node) = self.nodes.get(&id) else { return false };
+        let run_id = node.process.as_ref().map(|process| process.run_id);
+        let entry = self.metadata.newest().and_then(|image| image.brokers.get(&id));
+        entry.is_some_and(|entry| Some(entry.run_id) == run_id && entry.state == BrokerState::Active)
+    }
+
+    /// Brings a packet to its receiver now, whatever the network is like.
+    pub fn deliver(&mut self, packet: Packet) {
+        self.schedule(self.now, packet.to, Happening::Packet(packet));
+    }
+
+    /// Returns whether a broker's process is up.
+    pub fn is_up(&self, id: BrokerId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.process.is_some())
+    }
+
+    /// Returns the end of what is committed in a partition.
+    pub fn committed_end(&self, partition: TopicPartition) -> u64 {
+        self.logs.committed_end(partition)
+    }
+
+    /// Returns the volume of a broker.
+    pub fn disk_of(&self, id: BrokerId) -> &super::disk::Disk {
+        &self.nodes[&id].disk
+    }
+
+    /// Sets how long one write of a broker's disk takes, ms.
+    pub fn disk_delay(&mut self, id: BrokerId, delay: (u64, u64)) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.disk.delay = delay;
+        }
+    }
+
+    /// Lets a broker's clock run fast or slow from its next start on, per mille.
+    pub fn drift(&mut self, id: BrokerId, drift: i64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.drift = drift;
+        }
+    }
+
+    /// Gives a running broker's control plane an input now.
+    pub fn inject(&mut self, id: BrokerId, input: control::Input) {
+        let Some(process) = self.nodes.get(&id).and_then(|node| node.process.as_ref()) else { return };
+        let process = process.serial;
+        self.schedule(self.now, id, Happening::Control { process, input: Box::new(input) });
+    }
+
+    /// Sends an admin request to a broker; `None` if its process is down.
+    pub fn admin(&mut self, id: BrokerId, command: Command) -> Option<Ticket> {
+        let process = self.nodes.get(&id)?.process.as_ref()?.serial;
+        let ticket = self.clients.ticket();
+        if let Command::DeleteTopic { name } = &command {
+            let topic = self.metadata.newest().and_then(|image| topic_named(image, name)).or(self
+                .clients
+                .topics
+                .get(name)
+                .copied());
+            topic.into_iter().for_each(|topic| self.metadata.delete_asked(topic));
+        }
+        self.clients.admins.insert(ticket.0, Admin { command: command.clone(), outcome: None });
+        let input = Box::new(control::Input::Propose { ticket, command });
+        self.schedule(self.now, id, Happening::Control { process, input });
+        Some(ticket)
+    }
+
+    /// Returns the answer to an admin request, if there is one yet.
+    pub fn admin_outcome(&self, ticket: Ticket) -> Option<&Result<Outcome, Refusal>> {
+        self.clients.admins.get(&ticket.0)?.outcome.as_ref()
+    }
+
+    /// Makes the request that creates a topic.
+    pub fn new_topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        replication_factor: u32,
+        min_isr: u32,
+    ) -> Command {
+        Command::CreateTopic {
+            name: TopicName::try_from(name).expect("scripts use valid names"),
+            id: TopicId(self.rng.uuid()),
+            partitions,
+            config: TopicConfig {
+                replication_factor,
+                min_isr,
+                retention_ms: None,
+                retention_bytes: None,
+                compact: false,
+                owner: None,
+            },
+            leader: None,
+        }
+    }
+
+    /// Creates a topic at whichever broker is controller, again and again for 15 s.
+    ///
+    /// # Errors
+    /// [`Stop`] if an invariant broke, or V1 if it could not be created.
+    pub fn create_topic(&mut self, name: &str, partitions: u32, factor: u32, min_isr: u32) -> Flow<TopicId> {
+        let mut asked: Option<Ticket> = None;
+        let mut created = None;
+        self.run_until(15_000, |world| {
+            let answer = asked.and_then(|ticket| world.admin_outcome(ticket).cloned());
+            match answer {
+                Some(Ok(outcome)) => created = Some(outcome.topic),
+                Some(Err(_)) => asked = None,
+                None => {}
+            }
+            if let (None, None, Some(controller)) = (asked, created, world.controller()) {
+                // A refusal is for good, so each try brings an identity of its own.
+                let command = world.new_topic(name, partitions, factor, min_isr);
+                asked = world.admin(controller, command);
+            }
+            created.is_some()
+        })?;
+        match created {
+            Some(topic) => Ok(topic),
+            None => {
+                let last = asked.and_then(|ticket| self.admin_outcome(ticket).cloned());
+                self.fail(Invariant::V1, format!("topic {name} could not be created in 15 s: {last:?}"))
+            }
+        }
+    }
+
+    /// Publishes one record through a broker, whether or not it leads the partition; `None` if its process is down.
+    pub fn publish(&mut self, id: BrokerId, partition: TopicPartition, acks: Acks) -> Option<Ticket> {
+        let filler = usize::try_from(self.rng.below(40)).expect("a small number");
+        self.publish_sized(id, partition, acks, filler)
+    }
+
+    /// Publishes one record with `filler` bytes behind what makes it unique; `None` if the process is down.
+    pub fn publish_sized(
+        &mut self,
+        id: BrokerId,
+        partition: TopicPartition,
+        acks: Acks,
+        filler: usize,
+    ) -> Option<Ticket> {
+        let process = self.nodes.get(&id)?.process.as_ref()?.serial;
+        let ticket = self.clients.ticket();
+        let batch = Clients::batch(ticket, filler);
+        self.clients
+            .publishes
+            .insert(ticket.0, Publish { partition, acks, outcome: None, committed_at: None });
+        let input =
+            Box::new(partition::Input::Append { ticket, partition, batch, acks, expected_offset: None });
+        self.schedule(self.now, id, Happening::Replicas { process, input });
+        Some(ticket)
+    }
+
+    /// Returns the answer to a publish, if there is one yet.
+    pub fn publish_outcome(&self, ticket: Ticket) -> Option<&Result<Appended, AppendError>> {
+        self.clients.publishes.get(&ticket.0)?.outcome.as_ref()
+    }
+
+    /// Publishes with `acks=all` through the leader and waits until it is acknowledged, trying again for `ms`.
+    ///
+    /// # Errors
+    /// [`Stop`] if an invariant broke, or V1 if it was not acknowledged in time.
+    pub fn publish_acked(&mut self, partition: TopicPartition, ms: u64) -> Flow<u64> {
+        let mut asked: Option<Ticket> = None;
+        let mut offset = None;
+        self.run_until(ms, |world| {
+            let answer = asked.and_then(|ticket| world.publish_outcome(ticket).cloned());
+            match answer {
+                Some(Ok(appended)) => offset = Some(appended.base_offset),
+                Some(Err(_)) => asked = None,
+                None => {}
+            }
+            let leader = world.entry(partition).and_then(|entry| entry.leader);
+            if let (None, None, Some(leader)) = (asked, offset, leader) {
+                asked = world.publish(leader, partition, Acks::All);
+            }
+            offset.is_some()
+        })?;
+        match offset {
+            Some(offset) => Ok(offset),
+            None => {
+                let entry = self.entry(partition);
+                self.fail(
+                    Invariant::V1,
+                    format!("a publish to {partition} was not acknowledged in {ms} ms: {entry:?}"),
+                )
+            }
+        }
+    }
+
+    /// Lets clients work from now on, one action every so many ms.
+    pub fn start_clients(&mut self, every: (u64, u64)) {
+        let idle = self.workload_every.replace(every).is_none();
+        self.clients.consumers.resize(2, Consumer::default());
+        if idle {
+            self.schedule(self.now, BrokerId(1), Happening::Workload);
+        }
+    }
+
+    /// One client does one thing.
+    pub(crate) fn workload(&mut self) -> Checked {
+        let Some(every) = self.workload_every else { return Ok(()) };
+        let at = self.now + self.rng.between(every);
+        self.schedule(at, BrokerId(1), Happening::Workload);
+        match self.rng.below(100) {
+            0..2 => self.random_admin(),
+            2..30 => return self.random_read(),
+            _ => self.random_publish(),
+        }
+        Ok(())
+    }
+
+    /// Asks a random broker, which need not be right, who leads a random partition, and publishes there.
+    fn random_publish(&mut self) {
+        let ids = self.ids();
+        let Some(asked) = self.rng.pick(&ids) else { return };
+        let image = self.nodes[&asked].process.as_ref().and_then(|process| process.control.image().cloned());
+        let Some(image) = image else { return };
+        let partitions: Vec<_> =
+            logs::partitions(&image).map(|(partition, _, entry)| (partition, entry.leader)).collect();
+        let Some((partition, leader)) = self.rng.pick(&partitions) else { return };
+        let to = if self.rng.chance(50) { Some(asked) } else { leader };
+        let acks = match self.rng.below(10) {
+            0 => Acks::Leader,
+            1 => Acks::None,
+            _ => Acks::All,
+        };
+        let burst = if self.rng.chance(100) { 5 } else { 1 };
+        for _ in 0..burst {
+            to.and_then(|to| self.publish(to, partition, acks));
+        }
+    }
+
+    /// A consumer polls a random replica at its position (R6).
+    fn random_read(&mut self) -> Checked {
+        let Some(image) = self.image() else { return Ok(()) };
+        let partitions: Vec<_> =
+            logs::partitions(&image).map(|(partition, min_isr, _)| (partition, min_isr)).collect();
+        let Some((partition, min_isr)) = self.rng.pick(&partitions) else { return Ok(()) };
+        if self.logs.is_excused(partition, min_isr) {
+            return Ok(());
+        }
+        let replicas = self.entry(partition).map(|entry| entry.replicas).unwrap_or_default();
+        let Some(replica) = self.rng.pick(&replicas) else { return Ok(()) };
+        let which = usize::from(self.rng.chance(500));
+        let position = self.clients.consumers[which].positions.get(&partition).copied().unwrap_or_default();
+        let batches = self.readable(replica, partition, position);
+        self.logs.read(partition, position, &batches)?;
+        let consumer = &mut self.clients.consumers[which];
+        consumer.records += batches.iter().map(|batch| u64::from(batch.count())).sum::<u64>();
+        if let Some(last) = batches.last() {
+            consumer.positions.insert(partition, last.end_offset());
+        }
+        Ok(())
+    }
+
+    fn random_admin(&mut self) {
+        let ids = self.ids();
+        let Some(asked) = self.rng.pick(&ids) else { return };
+        let to = self.status(asked).and_then(|status| status.controller).unwrap_or(asked);
+        let name = format!("extra-{}", self.rng.below(4));
+        let command = if self.rng.chance(400) {
+            Command::DeleteTopic { name: TopicName::try_from(name).expect("a valid name") }
+        } else {
+            let factor = 1 + u32::try_from(self.rng.below(3)).expect("a small number");
+            self.new_topic(&name, 1, factor, factor.saturating_sub(1).max(1))
+        };
+        self.admin(to, command);
+    }
+
+    /// Ends all faults, starts what is down, and checks that the cluster is whole again in time, loses nothing that it
+    /// acknowledged, and takes new records (V1, R1).
+    ///
+    /// # Errors
+    /// [`Stop`] if it does not.
+    pub fn heal_and_converge(&mut self) -> Flow {
+        self.network.heal();
+        self.network.no_rule();
+        self.crash_rate = 0;
+        self.workload_every = None;
+        let ids = self.ids();
+        for id in &ids {
+            self.network.known.insert(*id, self.known_after_healing(*id));
+            self.resume(*id);
+            self.disk_delay(*id, (1, 4));
+            self.start(*id);
+        }
+        let start = self.now;
+        let mut restart = |world: &mut Self| {
+            ids.iter().for_each(|id| world.start(*id));
+            (world.now - start).is_multiple_of(50) && world.unhealed().is_none()
+        };
+        let healed = self.run_until(HEAL_MS_MAX, &mut restart)?;
+        if !healed {
+            let why = self.unhealed().unwrap_or_default();
+            return self
+                .fail(Invariant::V1, format!("not whole {HEAL_MS_MAX} ms after the faults ended: {why}"));
+        }
+        self.note(BrokerId(0), "healed", self.now - start, String::new);
+        let image = self.image();
+        let partitions: Vec<_> =
+            image.iter().flat_map(|image| logs::partitions(image)).map(|(at, min, _)| (at, min)).collect();
+        for (partition, min_isr) in &partitions {
+            if !self.logs.is_excused(*partition, *min_isr) {
+                self.publish_acked(*partition, 3_000)?;
+            }
+        }
+        let kept = self.check_kept(&partitions);
+        self.judge(kept);
+        if self.broken.is_some() { Err(Stop) } else { Ok(()) }
+    }
+
+    /// Peers that discovery's mistakes removed stay removed: only merging protects from that.
+    fn known_after_healing(&self, id: BrokerId) -> std::collections::BTreeSet<BrokerId> {
+        self.network.known.get(&id).cloned().unwrap_or_default()
+    }
+
+    fn check_kept(&self, partitions: &[(TopicPartition, u32)]) -> Checked {
+        let committed = |partition, offset| {
+            let batch = self.logs.committed(partition, offset, offset + 1).first()?;
+            batch.records().find(|record| record.offset == offset).and_then(|record| ticket_of(record.value))
+        };
+        let living = |partition: &TopicPartition| partitions.iter().find(|(at, _)| at == partition);
+        let excused =
+            |partition| living(&partition).is_none_or(|(_, min)| self.logs.is_excused(partition, *min));
+        self.clients.all_kept(committed, excused)?;
+        for (partition, min_isr) in partitions {
+            let leader = self.entry(*partition).and_then(|entry| entry.leader);
+            let (Some(leader), false) = (leader, self.logs.is_excused(*partition, *min_isr)) else {
+                continue;
+            };
+            let log = self.disk_of(leader).durable.get(partition).cloned().unwrap_or_default();
+            let wanted = self.logs.committed(*partition, log.log_start, u64::MAX);
+            let kept = wanted
+                .iter()
+                .all(|batch| log.range(batch.base_offset(), batch.end_offset()) == [batch.clone()]);
+            ensure(kept, Invariant::R1, || {
+                format!("the leader {leader} of {partition} lacks committed records")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Says what is not whole, `None` if everything is.
+    pub fn unhealed(&self) -> Option<String> {
+        let Some(image) = self.metadata.newest() else { return Some("there is no image".to_owned()) };
+        let controllers = self.controllers();
+        let [controller] = controllers[..] else { return Some(format!("controllers: {controllers:?}")) };
+        for id in self.ids() {
+            let Some(status) = self.status(id) else { return Some(format!("broker {id} is down")) };
+            let whole =
+                status.controller == Some(controller) && status.registered && status.applied == image.at;
+            if !whole {
+                return Some(format!("broker {id}: {status:?}, newest image {}", image.at));
+            }
+        }
+        logs::partitions(image).find_map(|(partition, min_isr, entry)| {
+            if self.logs.is_excused(partition, min_isr) {
+                return None;
+            }
+            self.unhealed_partition(partition, entry).map(|why| format!("{partition}: {why}; {entry:?}"))
+        })
+    }
+
+    fn unhealed_partition(&self, partition: TopicPartition, entry: &PartitionEntry) -> Option<String> {
+        let Some(leader) = entry.leader else { return Some("no leader".to_owned()) };
+        if !entry.replicas.iter().all(|replica| entry.isr.contains(replica)) {
+            return Some("replicas are out of sync".to_owned());
+        }
+        let Some(view) = self.view(leader, partition) else {
+            return Some("the leader shows nothing".to_owned());
+        };
+        if view.role != Role::Leader
+            || view.leader_epoch != entry.leader_epoch
+            || view.high_watermark != view.log_end
+        {
+            return Some(format!("leader {leader} shows {view:?}"));
+        }
+        entry.replicas.iter().find_map(|replica| {
+            let shown = self.view(*replica, partition);
+            let whole = shown.is_some_and(|shown| shown.high_watermark == view.high_watermark);
+            (!whole).then(|| format!("replica {replica} shows {shown:?}, the leader {view:?}"))
+        })
+    }
+}
+
+fn topic_named(image: &Image, name: &TopicName) -> Option<TopicId> {
+    image.topics.iter().find(|(_, entry)| entry.name == *name).map(|(id, _)| *id)
+}

@@ -1,0 +1,66 @@
+//! The named scenarios and fault mixes.
+
+mod election;
+mod replication;
+
+use super::world::{Flow, World};
+use super::{Scenario, faults};
+
+type Script = fn(&mut World) -> Flow;
+
+const fn three(name: &'static str, script: Script) -> Scenario {
+    Scenario { name, brokers: 3, voters: 3, script }
+}
+
+const fn five(name: &'static str, script: Script) -> Scenario {
+    Scenario { name, brokers: 5, voters: 5, script }
+}
+
+/// Random mixes.
+pub const MIXES: [Scenario; 5] = [
+    three("ordinary_3", faults::ordinary),
+    Scenario { name: "ordinary_5", brokers: 5, voters: 3, script: faults::ordinary },
+    three("election_storm_3", faults::election_storm),
+    five("election_storm_5", faults::election_storm),
+    three("replication_storm", faults::replication_storm),
+];
+
+/// The named courses of events that break naive designs.
+pub const NAMED: [Scenario; 31] = [
+    three("split_brain_classic_bully", election::split_brain_classic_bully),
+    three("late_coordinator_message", election::late_coordinator_message),
+    three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
+    five("double_vote_same_epoch", election::double_vote_same_epoch),
+    three("winner_keeps_own_stale_image", election::winner_keeps_own_stale_image),
+    three("compare_version_without_epoch", election::compare_version_without_epoch),
+    three("zombie_proposal_unfenced", election::zombie_proposal_unfenced),
+    three("figure8_old_tag", election::figure8_old_tag),
+    three("act_before_commit", election::act_before_commit),
+    three("sigstop_coordinator_wakes", election::sigstop_coordinator_wakes),
+    three("amnesiac_voter", election::amnesiac_voter),
+    three("two_amnesiacs_found_a_cluster", election::two_amnesiacs_found_a_cluster),
+    three("highest_id_hears_but_cannot_win", election::highest_id_hears_but_cannot_win),
+    three("flapping_highest_id", election::flapping_highest_id),
+    three("deaf_voter_campaigns", election::deaf_voter_campaigns),
+    three("isr_shrunk_before_commit", replication::isr_shrunk_before_commit),
+    three("isr_expansion_not_counted", replication::isr_expansion_not_counted),
+    three("join_against_hw_only", replication::join_against_hw_only),
+    three("truncate_to_hw", replication::truncate_to_hw),
+    three("fast_leader_change_divergence", replication::fast_leader_change_divergence),
+    three("ack_counts_unverified_suffix", replication::ack_counts_unverified_suffix),
+    three("follower_ignores_leader_epoch", replication::follower_ignores_leader_epoch),
+    three("wiped_replica_still_in_isr", replication::wiped_replica_still_in_isr),
+    three("join_request_outlives_restart", replication::join_request_outlives_restart),
+    three("last_replica_standing", replication::last_replica_standing),
+    three("leader_resumes_same_epoch", replication::leader_resumes_same_epoch),
+    three("commits_with_too_few_copies", replication::commits_with_too_few_copies),
+    three("stale_replica_is_not_elected", replication::stale_replica_is_not_elected),
+    three("discovery_restart_empty", election::discovery_restart_empty),
+    three("candidate_survives_same_epoch_accept", election::candidate_survives_same_epoch_accept),
+    five("split_brain_of_five", election::split_brain_classic_bully),
+];
+
+/// Returns the scenario of a name.
+pub fn named(name: &str) -> Option<Scenario> {
+    MIXES.iter().chain(&NAMED).find(|scenario| scenario.name == name).copied()
+}

@@ -1,0 +1,100 @@
+//! Whole clusters in the seeded simulator: random fault mixes, reproducibility, and one seed on demand.
+//!
+//! `SIM_SEEDS` sets how many seeds the mixes take, `SIM_SEED` the first one, `SIM_SCENARIO` the scenario of `one_seed`.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+#[path = "sim/mutants.rs"]
+mod mutants;
+#[path = "sim/scenarios.rs"]
+mod scenarios;
+
+use pubsub_tests::sim::scenarios::{MIXES, named};
+use pubsub_tests::sim::{Report, Scenario, run, run_verbose};
+use std::time::Instant;
+
+/// Seeds over all mixes, unless `SIM_SEEDS` says otherwise.
+const SEEDS: u64 = 1_000;
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+}
+
+/// Runs a share of all seeds on one mix and prints what they did and how fast.
+fn survives(mix: &Scenario) {
+    let share = setting("SIM_SEEDS").unwrap_or(SEEDS).div_ceil(u64::try_from(MIXES.len()).unwrap());
+    let first = setting("SIM_SEED").unwrap_or(1);
+    let start = Instant::now();
+    let mut reports: Vec<Report> = Vec::new();
+    for seed in first..first + share {
+        match run(seed, mix, &[]) {
+            Ok(report) => reports.push(report),
+            Err(violation) => panic!("{violation}"),
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    let rate = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds.max(0.001);
+    println!(
+        "{}: {share} seeds in {seconds:.1} s: {:.1} seeds/s, {:.0} steps/s, {:.0} simulated s; {} terms, {} images, \
+         {} batches, {} acknowledged, {} read",
+        mix.name,
+        rate(share),
+        rate(sum(|report| report.steps)),
+        f64::from(u32::try_from(sum(|report| report.simulated_ms)).unwrap_or(u32::MAX)) / 1_000.0,
+        sum(|report| report.terms),
+        sum(|report| report.images),
+        sum(|report| report.batches),
+        sum(|report| report.acknowledged),
+        sum(|report| report.read),
+    );
+    assert!(sum(|report| report.acknowledged) > share, "the clients of {} get nothing done", mix.name);
+}
+
+#[test]
+fn no_invariant_breaks_under_ordinary_faults_of_three_brokers() {
+    survives(&MIXES[0]);
+}
+
+#[test]
+fn no_invariant_breaks_under_ordinary_faults_of_five_brokers() {
+    survives(&MIXES[1]);
+}
+
+#[test]
+fn no_invariant_breaks_in_an_election_storm_of_three_brokers() {
+    survives(&MIXES[2]);
+}
+
+#[test]
+fn no_invariant_breaks_in_an_election_storm_of_five_brokers() {
+    survives(&MIXES[3]);
+}
+
+#[test]
+fn no_invariant_breaks_in_a_replication_storm() {
+    survives(&MIXES[4]);
+}
+
+#[test]
+fn the_same_seed_gives_byte_identical_traces() {
+    for mix in &MIXES {
+        let once = run_verbose(7, mix, &[]).map_err(|violation| violation.to_string()).unwrap();
+        let again = run_verbose(7, mix, &[]).map_err(|violation| violation.to_string()).unwrap();
+        let other = run_verbose(8, mix, &[]).map_err(|violation| violation.to_string()).unwrap();
+        assert_eq!(once, again, "{}", mix.name);
+        assert_ne!(once.trace_hash, other.trace_hash, "{}", mix.name);
+    }
+}
+
+/// Repeats one run: `SIM_SEED` and `SIM_SCENARIO` as a failure prints them.
+#[test]
+fn one_seed() {
+    let name = std::env::var("SIM_SCENARIO").unwrap_or_else(|_| "ordinary_3".to_owned());
+    let scenario = named(&name).unwrap_or_else(|| panic!("there is no scenario {name:?}"));
+    match run(setting("SIM_SEED").unwrap_or(1), &scenario, &[]) {
+        Ok(report) => println!("{scenario:?}: {report:?}"),
+        Err(violation) => panic!("{violation}"),
+    }
+}
