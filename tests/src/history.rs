@@ -361,3 +361,78 @@ impl ControllerWatch {
         controllers
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! A checker that can't find faults proves nothing.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn attempt(publisher: usize, value: &str, outcome: Outcome) -> Attempt {
+        Attempt { publisher, value: value.to_owned(), via: String::new(), outcome, ended: Instant::now() }
+    }
+
+    fn log(values: &[&str]) -> Vec<Stored> {
+        let stored = |(offset, value): (usize, &&str)| Stored {
+            offset: u64::try_from(offset).unwrap(),
+            ts_ms: 0,
+            key: Value::Null,
+            value: json!(value),
+            headers: json!({}),
+        };
+        values.iter().enumerate().map(stored).collect()
+    }
+
+    fn history() -> History {
+        History {
+            attempts: vec![
+                attempt(0, "a", Outcome::Acked(0)),
+                attempt(0, "b", Outcome::Unknown("timeout".to_owned())),
+                attempt(0, "c", Outcome::Acked(2)),
+                attempt(1, "d", Outcome::Refused("not enough".to_owned())),
+                attempt(1, "e", Outcome::Acked(1)),
+            ],
+            seen: BTreeMap::from([(0, json!("a")), (1, json!("e"))]),
+            broken: Vec::new(),
+        }
+    }
+
+    fn found(history: &History, log: &[Stored]) -> String {
+        let check = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| history.check(log)));
+        check.err().map(|panic| panic.downcast_ref::<String>().cloned().unwrap()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_right_history_is_passed_whether_or_not_the_unknown_record_is_there() {
+        assert_eq!(found(&history(), &log(&["a", "e", "c"])), "");
+        assert_eq!(found(&history(), &log(&["a", "e", "c", "b"])), "");
+    }
+
+    #[test]
+    fn every_kind_of_loss_is_found() {
+        for (values, rule) in [
+            (&["a", "e"][..], "is lost"),
+            (&["a", "c", "e"], "is lost"),
+            (&["a", "e", "c", "d"], "was refused"),
+            (&["a", "e", "c", "a"], "stored at 0 and again"),
+            (&["a", "e", "c", "stranger"], "nobody published"),
+        ] {
+            let found = found(&history(), &log(values));
+            assert!(found.contains(rule), "{values:?}: {found:?} does not say {rule:?}");
+        }
+    }
+
+    #[test]
+    fn an_offset_given_twice_a_broken_order_and_a_changed_read_are_found() {
+        let mut twice = history();
+        twice.attempts.push(attempt(2, "f", Outcome::Acked(2)));
+        assert!(found(&twice, &log(&["a", "e", "c"])).contains("was given to"));
+        let mut order = history();
+        order.attempts.push(attempt(0, "f", Outcome::Acked(1)));
+        assert!(found(&order, &log(&["a", "e", "c"])).contains("of its publisher"));
+        let mut read = history();
+        read.seen.insert(2, json!("something else"));
+        assert!(found(&read, &log(&["a", "e", "c"])).contains("was read as"));
+    }
+}

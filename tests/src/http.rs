@@ -71,14 +71,30 @@ impl Answer {
         let media = self.header("content-type");
         assert!(media.starts_with("application/problem+json"), "media type {media:?}: {self}");
         let problem = self.json();
-        for member in ["type", "title", "detail", "code"] {
+        for member in ["type", "title", "code"] {
             assert!(problem[member].is_string(), "the problem has no text {member:?}: {self}");
         }
+        assert!(is_detail(&problem["detail"]), "the problem's detail is of no known form: {self}");
         assert_eq!(problem["status"], self.status, "the problem's status differs from the answer's: {self}");
         let code = problem["code"].as_str().unwrap_or_default();
         let stable = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
         assert!(!code.is_empty() && code.chars().all(stable), "{code:?} is not UPPER_SNAKE: {self}");
         problem
+    }
+}
+
+/// A text that a person can act on, or one of the old system's two other forms: its list of validation errors, and its
+/// object about a topic.
+fn is_detail(detail: &Value) -> bool {
+    let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
+    match detail {
+        Value::Array(errors) => {
+            let complete =
+                |error: &Value| text(&error["type"]) && error["loc"].is_array() && text(&error["msg"]);
+            !errors.is_empty() && errors.iter().all(complete)
+        }
+        Value::Object(about) => about.get("error").is_some_and(text),
+        other => text(other),
     }
 }
 

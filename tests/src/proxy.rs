@@ -168,3 +168,33 @@ fn holds(pid: u32, socket: &str) -> bool {
         .flatten()
         .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == socket))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::cluster::ports;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_cut_link_holds_bytes_back_until_it_is_healed_and_other_links_carry_on() {
+        let (proxies, listen, target) = (Proxies::new(), ports::free(), ports::free());
+        proxies.add(2, listen, target).unwrap();
+        proxies.set_process(1, std::process::id());
+        let listener = TcpListener::bind(target).await.unwrap();
+        let mut stream = TcpStream::connect(listen).await.unwrap();
+        let (mut inbound, _) = listener.accept().await.unwrap();
+        let mut byte = [0];
+        proxies.cut([(2, 1), (3, 2)]);
+        stream.write_all(b"a").await.unwrap();
+        inbound.read_exact(&mut byte).await.unwrap();
+        proxies.cut([(1, 2)]);
+        stream.write_all(b"b").await.unwrap();
+        let held = tokio::time::timeout(Duration::from_millis(200), inbound.read_exact(&mut byte)).await;
+        assert!(held.is_err(), "a byte came over a cut link");
+        proxies.heal();
+        inbound.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"b");
+    }
+}

@@ -286,6 +286,7 @@ async fn a_subscriber_that_comes_back_through_another_broker_continues_after_its
     let cluster = CLUSTER.exclusive().await;
     let topic = Topic::create(&cluster, 1, "continued", "rf=3").await;
     topic.publish_many(1, (0..100).map(Value::from)).await;
+    topic.settle().await;
     let group = unique("group");
     let mut next = 0_u64;
     for via in [1, 2, 3, 1] {

@@ -250,6 +250,15 @@ impl Topic {
         logs.into_iter().next().expect("at least one replica").1
     }
 
+    /// Waits until every replica shows everything that was acknowledged: followers learn of a commit a moment later.
+    pub async fn settle(&self) {
+        let url = format!("{}/replicas/{}", self.cluster.url(self.cluster.ids()[0]), self.name);
+        let seen = self.http.get(&url).await.expect("an answer").expect(200);
+        let replicas = seen["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ids = Value::from_iter(replicas.iter().map(|replica| replica["broker_id"].clone()));
+        self.equal_log(&ids_of(&ids)).await;
+    }
+
     async fn complete_logs(&self, replicas: &[u32]) -> anyhow::Result<Vec<(u32, Vec<Stored>)>> {
         let leader = self.replicas(replicas[0]).await?["owner"].as_u64().context("there is no leader")?;
         let seen = self.replicas(u32::try_from(leader)?).await?;

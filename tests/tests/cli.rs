@@ -1,0 +1,315 @@
+//! The `pubsub` command line against real brokers, as a person uses it in a shell.
+
+#![allow(clippy::unwrap_used)]
+
+use pubsub_core::record::{Batch, BatchBuilder, ValueKind};
+use pubsub_tests::cluster::process::binary;
+use pubsub_tests::cluster::shared::{Shared, alone};
+use pubsub_tests::cluster::topic::{Topic, unique};
+use pubsub_tests::cluster::{Cluster, Settings};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+static CLUSTER: Shared = Shared::new(Settings::default);
+
+/// Longest time that one command of these tests may take.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
+
+fn pubsub(cluster: &Cluster, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("pubsub"));
+    command
+        .args(arguments)
+        .env_remove("BROKER_API")
+        .env("PUBSUB_BROKERS", cluster.urls().join(","))
+        .current_dir(cluster.dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn run(cluster: &Cluster, arguments: &[&str]) -> Output {
+    let output = pubsub(cluster, arguments).output();
+    tokio::time::timeout(COMMAND_DEADLINE, output).await.expect("the command ends").unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[track_caller]
+fn assert_success(output: &Output) {
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    let start: String = out.chars().take(500).collect();
+    assert!(output.status.success(), "{}\nstdout: {start}\nstderr: {err}", output.status);
+}
+
+async fn start_publish(cluster: &Cluster, topic: &str) -> Child {
+    pubsub(cluster, &["publish", topic]).stdin(Stdio::piped()).spawn().unwrap()
+}
+
+async fn write_lines(child: &mut Child, lines: std::ops::RangeInclusive<u32>) {
+    let numbers: String = lines.map(|n| format!("{n}\n")).collect();
+    let stdin = child.stdin.as_mut().unwrap();
+    tokio::time::timeout(COMMAND_DEADLINE, stdin.write_all(numbers.as_bytes()))
+        .await
+        .expect("it reads")
+        .unwrap();
+}
+
+async fn end_publish(mut child: Child) {
+    drop(child.stdin.take());
+    let output =
+        tokio::time::timeout(COMMAND_DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
+    assert_success(&output);
+    eprintln!("publish says: {}", text(&output.stderr).lines().last().unwrap_or_default());
+}
+
+fn subscribe(cluster: &Cluster, topic: &str, group: &str, most: &str) -> Command {
+    let urls = cluster.urls().join(",");
+    let arguments = [
+        ["subscribe", topic],
+        ["--group-id", group],
+        ["--consumer-id", "c1"],
+        ["--brokers", urls.as_str()],
+        ["--from", "earliest"],
+        ["--max", most],
+    ];
+    pubsub(cluster, &arguments.concat())
+}
+
+#[track_caller]
+fn assert_numbers(lines: &[String], last: u32) {
+    let wrong = lines.iter().zip(1_u32..).find(|(line, number)| **line != number.to_string());
+    assert_eq!(wrong, None, "line and the number that it should be");
+    assert_eq!(lines.len(), usize::try_from(last).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_lines_go_in_and_exactly_those_come_out() {
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let topic = unique("demo-topic");
+    assert_success(&run(&cluster, &["topic", "create", &topic, "--rf", "3"]).await);
+    let start = Instant::now();
+    let mut publish = start_publish(&cluster, &topic).await;
+    write_lines(&mut publish, 1..=100_000).await;
+    end_publish(publish).await;
+    eprintln!("published in {:?}", start.elapsed());
+    let start = Instant::now();
+    let output = subscribe(&cluster, &topic, "g1", "100000").output();
+    let output = tokio::time::timeout(COMMAND_DEADLINE, output).await.expect("it ends").unwrap();
+    assert_success(&output);
+    let lines: Vec<String> = text(&output.stdout).lines().map(str::to_owned).collect();
+    assert_numbers(&lines, 100_000);
+    eprintln!("subscribed in {:?}", start.elapsed());
+}
+
+async fn read_lines(from: &mut Lines<BufReader<ChildStdout>>, count: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    while lines.len() < count {
+        let line =
+            tokio::time::timeout(COMMAND_DEADLINE, from.next_line()).await.expect("it goes on").unwrap();
+        lines.push(line.unwrap_or_else(|| panic!("it ended after {} lines", lines.len())));
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_the_lines_come_out_while_brokers_are_killed_during_publishing_and_reading() {
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let topic = Topic::create(&cluster, 1, "demo-killed", "rf=3").await;
+    topic.wait_isr(1, &cluster.ids()).await;
+    let first = topic.leader().await;
+    let mut publish = start_publish(&cluster, &topic.name).await;
+    write_lines(&mut publish, 1..=50_000).await;
+    cluster.kill9(first);
+    write_lines(&mut publish, 50_001..=100_000).await;
+    end_publish(publish).await;
+    cluster.start_broker(first);
+    cluster.wait_broker_ready(first).await;
+    topic.wait_isr(first, &cluster.ids()).await;
+    let mut child = subscribe(&cluster, &topic.name, &unique("g"), "100000").spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = read_lines(&mut out, 30_000).await;
+    let second = topic.leader().await;
+    cluster.kill9(second);
+    lines.extend(read_lines(&mut out, 70_000).await);
+    assert_eq!(out.next_line().await.unwrap(), None, "more lines came out than went in");
+    assert_numbers(&lines, 100_000);
+    let output =
+        tokio::time::timeout(COMMAND_DEADLINE, child.wait_with_output()).await.expect("it ends").unwrap();
+    assert_success(&output);
+    cluster.start_broker(second);
+    cluster.wait_broker_ready(second).await;
+    assert_eq!(topic.equal_log(&cluster.ids()).await.len(), 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_subscriber_of_the_group_goes_on_behind_the_first() {
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let topic = Topic::create(&cluster, 1, "demo-continued", "rf=3").await;
+    topic.publish_many(1, (1..=30).map(|n| Value::from(n.to_string()))).await;
+    let group = unique("g");
+    for (broker, first) in [(1, 1), (3, 11), (2, 21)] {
+        let url = cluster.url(broker);
+        let arguments =
+            ["subscribe", &topic.name, "--group-id", &group, "--consumer-id", "c1", "--broker", &url];
+        let output = run(&cluster, &[&arguments[..], &["--max", "10"]].concat()).await;
+        assert_success(&output);
+        let expected: String = (first..first + 10).map(|n| format!("{n}\n")).collect();
+        assert_eq!(text(&output.stdout), expected, "through broker {broker}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_an_unknown_topic_or_no_broker_fails_with_a_reason() {
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let unknown = unique("unknown");
+    for arguments in [&["topic", "describe", &unknown][..], &["publish", &unknown], &["check", &unknown]] {
+        let mut command = pubsub(&cluster, arguments).stdin(Stdio::piped()).spawn().unwrap();
+        // A command that refuses at once doesn't read its input.
+        let _ = command.stdin.take().unwrap().write_all(b"line\n").await;
+        let output = command.wait_with_output();
+        let output = tokio::time::timeout(COMMAND_DEADLINE, output).await.expect("it ends").unwrap();
+        assert!(!output.status.success(), "{arguments:?} succeeded: {}", text(&output.stdout));
+        assert!(text(&output.stderr).contains(&unknown), "{arguments:?} says {}", text(&output.stderr));
+    }
+    let output = run(&cluster, &["topic", "list", "--brokers", "http://127.0.0.1:9"]).await;
+    assert_eq!(output.status.code(), Some(3), "no broker could be reached: {}", text(&output.stderr));
+    let output = run(&cluster, &["no-such-command"]).await;
+    assert_eq!(output.status.code(), Some(2), "wrong usage: {}", text(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_groups_and_the_cluster_are_shown_as_json() {
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let topic = Topic::create(&cluster, 1, "demo-shown", "rf=3").await;
+    topic.publish(1, "one").await;
+    let group = unique("g");
+    topic.subscribe(1, &group, "c1").await.unwrap().expect(200);
+    for (arguments, expected) in [
+        (&["topic", "list", "-o", "json"][..], topic.name.as_str()),
+        (&["topic", "describe", &topic.name, "-o", "json"], topic.name.as_str()),
+        (&["group", "list", "-o", "json"], group.as_str()),
+        (&["group", "describe", &group, "-o", "json"], "c1"),
+        (&["cluster", "status", "-o", "json"], "1"),
+    ] {
+        let output = run(&cluster, arguments).await;
+        assert_success(&output);
+        let shown = text(&output.stdout);
+        serde_json::from_str::<Value>(&shown)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {shown}"));
+        assert!(shown.contains(expected), "{arguments:?} does not show {expected}: {shown}");
+    }
+    assert_success(&run(&cluster, &["topic", "delete", &topic.name]).await);
+    let output = run(&cluster, &["topic", "list", "-o", "json"]).await;
+    assert!(!text(&output.stdout).contains(&topic.name));
+}
+
+/// Changes one stored value so that the batch stays valid: nothing but a comparison with other replicas can find it.
+fn forge(data: &Path, value: &str, forged: &str) {
+    let database = rusqlite::Connection::open(data.join("pubsub.sqlite")).unwrap();
+    let mut found = Vec::new();
+    {
+        let mut select = database.prepare("SELECT id, data FROM batch").unwrap();
+        let rows =
+            select.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))).unwrap();
+        for row in rows {
+            let (id, data) = row.unwrap();
+            let batch = Batch::decode(data.into()).unwrap();
+            if batch.records().any(|record| record.value == value.as_bytes()) {
+                found.push((id, batch));
+            }
+        }
+    }
+    let [(id, batch)] = found.as_slice() else { panic!("{value} is stored {} times", found.len()) };
+    let mut builder = BatchBuilder::new();
+    let mut timestamp = 0;
+    for record in batch.records() {
+        let value = if record.value == value.as_bytes() { forged.as_bytes() } else { record.value };
+        assert_eq!(record.kind, ValueKind::Json);
+        builder.push(record.key, record.headers, record.kind, value);
+        timestamp = record.timestamp_ms;
+    }
+    let forged = builder.build(batch.base_offset(), batch.leader_epoch(), timestamp).unwrap();
+    let (crc, bytes) = (i64::from(forged.checksum()), forged.bytes().to_vec());
+    let changed = database
+        .execute("UPDATE batch SET data = ?1, crc = ?2 WHERE id = ?3", rusqlite::params![bytes, crc, id]);
+    assert_eq!(changed.unwrap(), 1);
+}
+
+/// Flips a bit of a stored value, as a bad disk does.
+fn flip(data: &Path, value: &str) {
+    let database = rusqlite::Connection::open(data.join("pubsub.sqlite")).unwrap();
+    let mut select = database.prepare("SELECT id, data FROM batch").unwrap();
+    let rows = select.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))).unwrap();
+    let mut flipped = 0;
+    for row in rows {
+        let (id, mut data) = row.unwrap();
+        if let Some(at) = data.windows(value.len()).position(|window| window == value.as_bytes()) {
+            data[at] ^= 1;
+            flipped += database
+                .execute("UPDATE batch SET data = ?1 WHERE id = ?2", rusqlite::params![data, id])
+                .unwrap();
+        }
+    }
+    assert_eq!(flipped, 1, "{value} is stored once");
+}
+
+async fn damaged_check(cluster: &Arc<Cluster>, topic: &Topic, damage: impl FnOnce(&Path)) -> Output {
+    let leader = topic.leader().await;
+    let victim = cluster.others(leader)[0];
+    cluster.sigterm(victim).await.unwrap();
+    damage(&cluster.place(victim).data);
+    cluster.start_broker(victim);
+    cluster.wait_broker_ready(victim).await;
+    topic.wait_isr(leader, &cluster.ids()).await;
+    run(cluster, &["check", &topic.name]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_replicas_equal_or_names_the_first_difference() {
+    let _alone = alone().await;
+    let cluster = Arc::new(Cluster::ready(Settings::default()).await);
+    let topic = Topic::create(&cluster, 1, "checked", "rf=3").await;
+    for n in 0..60 {
+        topic.publish(1, format!("value-{n:03}")).await;
+    }
+    topic.equal_log(&cluster.ids()).await;
+    let output = run(&cluster, &["check", &topic.name]).await;
+    assert_success(&output);
+    let forged = |data: &Path| forge(data, r#""value-037""#, r#""value-XXX""#);
+    let output = damaged_check(&cluster, &topic, forged).await;
+    let shown = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "replicas differ: {shown}");
+    assert!(shown.contains("37"), "the first difference, offset 37, is not named: {shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_a_flipped_bit_and_no_reader_is_given_it() {
+    let _alone = alone().await;
+    let cluster = Arc::new(Cluster::ready(Settings::default()).await);
+    let topic = Topic::create(&cluster, 1, "flipped", "rf=3").await;
+    for n in 0..60 {
+        topic.publish(1, format!("value-{n:03}")).await;
+    }
+    topic.equal_log(&cluster.ids()).await;
+    let output = damaged_check(&cluster, &topic, |data| flip(data, "value-037")).await;
+    let shown = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "a replica can't be read: {shown}");
+    for id in cluster.ids() {
+        let answer = topic.poll(id, "from_offset=0&max_records=1000&timeout_ms=1000").await.unwrap();
+        assert!(!answer.text().contains("walue-037"), "broker {id} gave the damaged record: {answer}");
+    }
+}
