@@ -81,7 +81,8 @@ struct Plan {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     ensure!(args.seconds <= 300 && args.clients <= 1_024, "at most 300 seconds and 1024 clients");
     let base = if args.spread { args.brokers.clone() } else { leader(&args).await? };
-    let address = base.strip_prefix("http://").context("the broker's URL must start with http://")?.to_owned();
+    let address =
+        base.strip_prefix("http://").context("the broker's URL must start with http://")?.to_owned();
     let plan = Arc::new(plan(&args)?);
     let stop = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
@@ -110,12 +111,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 async fn leader(args: &Args) -> anyhow::Result<String> {
     let address = args.brokers.strip_prefix("http://").context("the broker's URL must start with http://")?;
     let connection = Connection::open(address, false).await?;
-    let (status, body) = connection.send("GET", &format!("/replicas/{}", args.topic), "text/plain", Bytes::new()).await?;
+    let (status, body) =
+        connection.send("GET", &format!("/replicas/{}", args.topic), "text/plain", Bytes::new()).await?;
     ensure!(status == 200, "{} answered {status}: does topic {:?} exist?", args.brokers, args.topic);
     let replicas: serde_json::Value = serde_json::from_slice(&body)?;
     let owner = &replicas["owner"];
     let listed = replicas["replicas"].as_array().context("no replicas listed")?;
-    let leader = listed.iter().find(|replica| &replica["broker_id"] == owner).context("the topic has no leader")?;
+    let leader =
+        listed.iter().find(|replica| &replica["broker_id"] == owner).context("the topic has no leader")?;
     Ok(leader["api_base"].as_str().context("the leader has no address")?.to_owned())
 }
 

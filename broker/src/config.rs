@@ -134,7 +134,8 @@ impl Args {
         if self.broker_id == 0 || self.broker_id > 1_000_000 {
             bail!("BROKER_ID is {}: use 1 to 1000000", self.broker_id);
         }
-        let secret = self.cluster_secret.as_deref().filter(|text| !text.is_empty()).map(PeerSecret::new).transpose();
+        let secret =
+            self.cluster_secret.as_deref().filter(|text| !text.is_empty()).map(PeerSecret::new).transpose();
         let secret = secret.context("PUBSUB_CLUSTER_SECRET")?;
         if secret.is_none() && !self.election_host.is_loopback() {
             bail!(
@@ -150,7 +151,9 @@ impl Args {
         let storage_keys_old = keys_old.collect::<Result<_, _>>().context("PUBSUB_STORAGE_KEYS_OLD")?;
         let port_of = |base: u32, given: Option<u16>, name: &str| match given {
             Some(port) => Ok(port),
-            None => u16::try_from(base + self.broker_id).with_context(|| format!("no default for {name}: set it")),
+            None => {
+                u16::try_from(base + self.broker_id).with_context(|| format!("no default for {name}: set it"))
+            }
         };
         let discovery_url = self.discovery_url.or_else(|| std::env::var("DISCOVERY_SERVICE_URL").ok());
         let discovery_url = discovery_url.unwrap_or_else(|| "http://127.0.0.1:9090".to_owned());
@@ -199,8 +202,10 @@ fn peers(peer_bases: &str, api_bases: &str) -> anyhow::Result<BTreeMap<BrokerId,
     let mut all: BTreeMap<BrokerId, Endpoint> = BTreeMap::new();
     let empty = || Endpoint { api_base: String::new(), peer_base: String::new() };
     for entry in peer_bases.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let (id, url) = entry.split_once('=').with_context(|| format!("BROKER_PEERS: {entry:?} is not id=url"))?;
-        let id = BrokerId(id.trim().parse().with_context(|| format!("BROKER_PEERS: {id:?} is not a broker id"))?);
+        let (id, url) =
+            entry.split_once('=').with_context(|| format!("BROKER_PEERS: {entry:?} is not id=url"))?;
+        let id =
+            BrokerId(id.trim().parse().with_context(|| format!("BROKER_PEERS: {id:?} is not a broker id"))?);
         all.entry(id).or_insert_with(empty).peer_base = trimmed(url);
     }
     let listed: BTreeMap<u32, String> =
@@ -236,7 +241,8 @@ mod tests {
 
     #[test]
     fn configured_peers_of_both_kinds_are_merged_by_id() {
-        let config = parse(&["--peers", "2=http://h:5002/", "--api-peers", r#"{"2":"http://h:8082"}"#]).unwrap();
+        let config =
+            parse(&["--peers", "2=http://h:5002/", "--api-peers", r#"{"2":"http://h:8082"}"#]).unwrap();
         let peer = &config.peers[&BrokerId(2)];
         assert_eq!((peer.peer_base.as_str(), peer.api_base.as_str()), ("http://h:5002", "http://h:8082"));
         assert!(parse(&["--peers", "http://h:5002"]).is_err());

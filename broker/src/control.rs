@@ -184,9 +184,11 @@ impl ControlTask {
         match action {
             Action::Persist(hard) => {
                 self.meta.persist(&hard).map_err(|error| {
-                    anyhow::Error::new(error).context("a promise could not be synced; the process must not go on")
+                    anyhow::Error::new(error)
+                        .context("a promise could not be synced; the process must not go on")
                 })?;
-                self.cluster.send_if_modified(|known| std::mem::replace(known, hard.cluster_id) != hard.cluster_id);
+                self.cluster
+                    .send_if_modified(|known| std::mem::replace(known, hard.cluster_id) != hard.cluster_id);
             }
             Action::Send { to, message } => self.send(to, message),
             Action::Apply(image) => {
@@ -216,13 +218,17 @@ impl ControlTask {
             Event::ElectionStarted => tracing::debug!("election started"),
             Event::BecameController { epoch } => tracing::info!(%epoch, "became controller"),
             Event::Resigned { epoch, reason } => tracing::info!(%epoch, reason, "resigned as controller"),
-            Event::FollowsController { id, epoch } => tracing::info!(controller = %id, %epoch, "followed a controller"),
+            Event::FollowsController { id, epoch } => {
+                tracing::info!(controller = %id, %epoch, "followed a controller")
+            }
             Event::Fenced { broker } => tracing::warn!(%broker, "fenced a broker"),
             Event::Registered { broker } => tracing::info!(%broker, "registered a broker"),
             Event::LeaderChanged { partition, leader } => {
                 tracing::info!(%partition, leader = leader.map(|id| id.0), "moved a partition's leadership");
             }
-            Event::IsrChanged { partition, isr } => tracing::info!(%partition, ?isr, "changed in-sync replicas"),
+            Event::IsrChanged { partition, isr } => {
+                tracing::info!(%partition, ?isr, "changed in-sync replicas")
+            }
         }
         if let Err(error) = self.meta.append_event(crate::wall_ms(), event) {
             tracing::warn!(%error, "an event was not stored");

@@ -24,7 +24,12 @@ pub(crate) struct DiscoveryHandle {
 
 impl DiscoveryHandle {
     pub(crate) fn new(endpoints: Endpoints, control: mpsc::Sender<ToControl>) -> Self {
-        Self { endpoints, control, instance: Arc::new(watch::channel(None).0), register: Arc::new(Notify::new()) }
+        Self {
+            endpoints,
+            control,
+            instance: Arc::new(watch::channel(None).0),
+            register: Arc::new(Notify::new()),
+        }
     }
 
     /// Merges a map. One of an unknown discovery process makes this broker register again at once: that process may
@@ -57,7 +62,9 @@ pub(crate) async fn register(
     loop {
         let answer = peers.post(&url, "/register", body.clone(), Duration::from_secs(2)).await;
         let map = match answer {
-            Ok(answer) if answer.status.is_success() => serde_json::from_slice::<DiscoveryMap>(&answer.body).ok(),
+            Ok(answer) if answer.status.is_success() => {
+                serde_json::from_slice::<DiscoveryMap>(&answer.body).ok()
+            }
             Ok(answer) => {
                 tracing::warn!(status = %answer.status, url, "discovery refused the registration");
                 None

@@ -60,10 +60,15 @@ fn refuse(status: StatusCode, code: &str, detail: &str) -> Response {
 async fn authenticate(State(peers): State<Peers>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", "the body is larger than any peer sends");
+        return refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "BODY_TOO_LARGE",
+            "the body is larger than any peer sends",
+        );
     };
     if let Some(secret) = &peers.secret {
-        let signature = parts.headers.get(PEER_AUTH_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let signature =
+            parts.headers.get(PEER_AUTH_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
         if !secret.verify(parts.method.as_str(), path, &body, signature) {
             return refuse(
@@ -84,12 +89,20 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
 /// Returns why a sender is not to be listened to: it means another broker, or belongs to another cluster.
 fn misdirected(peers: &Peers, to: BrokerId, cluster: Option<ClusterId>) -> Option<Response> {
     if to != peers.me {
-        return Some(refuse(StatusCode::MISDIRECTED_REQUEST, "OTHER_BROKER", "another broker has this address now"));
+        return Some(refuse(
+            StatusCode::MISDIRECTED_REQUEST,
+            "OTHER_BROKER",
+            "another broker has this address now",
+        ));
     }
     let mine = *peers.control.cluster.borrow();
     if cluster.is_some() && mine.is_some() && cluster != mine {
         tracing::error!(theirs = ?cluster, ours = ?mine, "a broker of another cluster sent a request");
-        return Some(refuse(StatusCode::MISDIRECTED_REQUEST, "OTHER_CLUSTER", "this broker is of another cluster"));
+        return Some(refuse(
+            StatusCode::MISDIRECTED_REQUEST,
+            "OTHER_CLUSTER",
+            "this broker is of another cluster",
+        ));
     }
     None
 }
@@ -101,7 +114,11 @@ async fn messages(State(peers): State<Peers>, body: Bytes) -> Response {
     };
     let header = bundle.header;
     if header.proto != PROTO {
-        return refuse(StatusCode::UPGRADE_REQUIRED, "OTHER_PROTOCOL", "this build does not speak that version");
+        return refuse(
+            StatusCode::UPGRADE_REQUIRED,
+            "OTHER_PROTOCOL",
+            "this build does not speak that version",
+        );
     }
     if let Some(refusal) = misdirected(&peers, header.to, header.cluster_id) {
         return refusal;

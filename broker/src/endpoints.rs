@@ -43,7 +43,8 @@ impl Endpoints {
         let mut sources = self.write();
         for entry in brokers {
             let known = sources.discovered.get(&entry.broker_id);
-            let older = known.is_some_and(|known| known.storage_id == entry.storage_id && known.boot > entry.boot);
+            let older =
+                known.is_some_and(|known| known.storage_id == entry.storage_id && known.boot > entry.boot);
             if !older {
                 sources.discovered.insert(entry.broker_id, entry.clone());
             }
@@ -51,7 +52,8 @@ impl Endpoints {
     }
 
     pub(crate) fn learn_gossip(&self, peers: BTreeMap<BrokerId, (String, String)>) {
-        let peers = peers.into_iter().map(|(id, (api_base, peer_base))| (id, Endpoint { api_base, peer_base }));
+        let peers =
+            peers.into_iter().map(|(id, (api_base, peer_base))| (id, Endpoint { api_base, peer_base }));
         self.write().gossiped.extend(peers);
     }
 
@@ -78,7 +80,10 @@ impl Endpoints {
 impl Sources {
     fn best(&self, id: BrokerId) -> Option<Endpoint> {
         let discovered = self.discovered.get(&id);
-        let of = |entry: &DiscoveryEndpoint| Endpoint { api_base: entry.api_base.clone(), peer_base: entry.peer_url() };
+        let of = |entry: &DiscoveryEndpoint| Endpoint {
+            api_base: entry.api_base.clone(),
+            peer_base: entry.peer_url(),
+        };
         match (self.image.get(&id), discovered) {
             (Some((storage, boot, _)), Some(entry))
                 if entry.storage_id == Some(*storage) && entry.boot > Some(*boot) =>

@@ -79,11 +79,15 @@ impl GroupsHandle {
     async fn list(&self) -> Answer {
         let image = self.control.images.borrow().clone().ok_or(GroupError::Unavailable)?;
         let Some((_, topic)) = groups_topic(&image) else { return Ok(GroupReply::Listed { groups: vec![] }) };
-        let leaders: BTreeSet<BrokerId> = topic.partitions.iter().filter_map(|partition| partition.leader).collect();
+        let leaders: BTreeSet<BrokerId> =
+            topic.partitions.iter().filter_map(|partition| partition.leader).collect();
         let mut names = BTreeSet::new();
         for leader in leaders {
-            let answer =
-                if leader == self.me { self.list_here().await } else { self.remote(leader, &GroupRequest::List).await };
+            let answer = if leader == self.me {
+                self.list_here().await
+            } else {
+                self.remote(leader, &GroupRequest::List).await
+            };
             if let GroupReply::Listed { groups } = answer? {
                 names.extend(groups);
             }
@@ -155,7 +159,9 @@ impl GroupsHandle {
             leader: None,
         };
         let refused = match self.control.propose(command.clone()).await {
-            Err(Refusal::NotController { controller: Some(controller) }) => self.command(controller, &command).await,
+            Err(Refusal::NotController { controller: Some(controller) }) => {
+                self.command(controller, &command).await
+            }
             Err(refusal) => Some(refusal),
             Ok(_) => None,
         };
@@ -169,7 +175,8 @@ impl GroupsHandle {
         let endpoint = self.endpoints.get(controller)?;
         let body = Bytes::from(serde_json::to_vec(command).expect("plain data"));
         let answer = self.peers.post(&endpoint.peer_base, "/internal/command", body, ONE_TRY).await.ok()?;
-        let outcome: Result<pubsub_core::control::Outcome, Refusal> = serde_json::from_slice(&answer.body).ok()?;
+        let outcome: Result<pubsub_core::control::Outcome, Refusal> =
+            serde_json::from_slice(&answer.body).ok()?;
         outcome.err()
     }
 }
@@ -177,9 +184,9 @@ impl GroupsHandle {
 fn reader_of(request: &GroupRequest) -> Reader {
     match request {
         GroupRequest::Join { reader, .. } | GroupRequest::Commit { reader, .. } => reader.clone(),
-        GroupRequest::Leave { group, .. } | GroupRequest::Describe { group } | GroupRequest::Delete { group } => {
-            Reader::Group(group.clone())
-        }
+        GroupRequest::Leave { group, .. }
+        | GroupRequest::Describe { group }
+        | GroupRequest::Delete { group } => Reader::Group(group.clone()),
         GroupRequest::List => Reader::Anonymous,
     }
 }
@@ -308,7 +315,9 @@ impl GroupsTask {
                 Some(Coordinated::Loading { .. }) => drop(reply),
                 Some(Coordinated::Ready { .. }) => self.request(partition, request, reply),
             },
-            ToGroups::Loaded { partition, leader_epoch, groups } => self.loaded(partition, leader_epoch, groups),
+            ToGroups::Loaded { partition, leader_epoch, groups } => {
+                self.loaded(partition, leader_epoch, groups)
+            }
             ToGroups::LoadFailed { partition } => {
                 self.coordinated.remove(&partition);
                 self.images.mark_changed();
@@ -347,7 +356,9 @@ impl GroupsTask {
 
     fn step(&mut self, partition: u32, input: Input) {
         let now = self.now();
-        let Some(Coordinated::Ready { leader_epoch, groups }) = self.coordinated.get_mut(&partition) else { return };
+        let Some(Coordinated::Ready { leader_epoch, groups }) = self.coordinated.get_mut(&partition) else {
+            return;
+        };
         let leader_epoch = *leader_epoch;
         for action in groups.step(now, input) {
             match action {
@@ -431,7 +442,12 @@ async fn load(
     Some(groups)
 }
 
-fn replay(groups: &mut Groups, batches: &[pubsub_core::record::Batch], from: Offset, end: Offset) -> Option<Offset> {
+fn replay(
+    groups: &mut Groups,
+    batches: &[pubsub_core::record::Batch],
+    from: Offset,
+    end: Offset,
+) -> Option<Offset> {
     for record in batches.iter().flat_map(pubsub_core::record::Batch::records) {
         if record.offset >= from && record.offset < end {
             let value = (record.kind != ValueKind::None).then_some(record.value);

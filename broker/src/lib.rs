@@ -49,7 +49,8 @@ pub fn cli_main(args: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
     let stop_on_stdin_eof = args.stop_on_stdin_eof;
     let config = args.into_config()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pubsub-broker").build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pubsub-broker").build()?;
     runtime.block_on(async {
         let running = start(config).await?;
         let signal = shutdown::signal(stop_on_stdin_eof);
@@ -90,7 +91,10 @@ impl Running {
 
 async fn bind(addr: (std::net::IpAddr, u16), name: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.with_context(|| {
-        format!("{name}: cannot listen on {}:{} (is another program using the port? choose another one)", addr.0, addr.1)
+        format!(
+            "{name}: cannot listen on {}:{} (is another program using the port? choose another one)",
+            addr.0, addr.1
+        )
     })
 }
 
@@ -105,7 +109,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let api_base = config.api_base.clone().unwrap_or_else(|| format!("http://{client_addr}"));
     let peer_base = config.peer_base.clone().unwrap_or_else(|| format!("http://{peer_addr}"));
     if config.secret.is_none() {
-        tracing::warn!("no PUBSUB_CLUSTER_SECRET: peers are not authenticated, and only loopback is served to them");
+        tracing::warn!(
+            "no PUBSUB_CLUSTER_SECRET: peers are not authenticated, and only loopback is served to them"
+        );
     }
     let opened = store::open(config.store_config()).context("open the volume")?;
     let run_id = RunId(uuid::Uuid::new_v4());
@@ -137,7 +143,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         timeout_scale: scale,
     });
     let configured = config.peers.keys().copied().collect();
-    control_handle.inbox.send(ToControl::Input(Input::Peers(configured))).await.context("start the control task")?;
+    control_handle
+        .inbox
+        .send(ToControl::Input(Input::Peers(configured)))
+        .await
+        .context("start the control task")?;
     let replicas_config = ReplicasConfig { me, run_id, timeout_scale: scale, weakened: vec![] };
     let (replicas, replicas_handle) = replicas::task(ReplicasParts {
         machine: Replicas::new(0, replicas_config, opened.replicas),
@@ -195,7 +205,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         };
         tasks.spawn("discovery", register);
     }
-    let http_config = http::HttpConfig { cors_origins: config.cors_origins.clone(), ..http::HttpConfig::default() };
+    let http_config =
+        http::HttpConfig { cors_origins: config.cors_origins.clone(), ..http::HttpConfig::default() };
     let router = http::router(broker.clone(), http_config);
     tasks.client_server(client, router);
     tracing::info!(broker = %me, client = %client_addr, peer = %peer_addr, "serving");

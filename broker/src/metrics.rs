@@ -78,22 +78,46 @@ impl Metrics {
 
     fn register(&mut self) {
         let registry = self.registry.sub_registry_with_prefix("pubsub");
-        registry.register("publish_batches", "Batches handed to a leader here, by outcome", self.publishes.clone());
+        registry.register(
+            "publish_batches",
+            "Batches handed to a leader here, by outcome",
+            self.publishes.clone(),
+        );
         registry.register("records_published", "Records acknowledged here", self.records_published.clone());
         registry.register("records_polled", "Records given to consumers here", self.records_polled.clone());
-        registry.register("publish_seconds", "Time from append to acknowledgement", self.publish_seconds.clone());
-        registry.register("alarms", "Broken invariants; anything above zero needs a person", self.alarms.clone());
+        registry.register(
+            "publish_seconds",
+            "Time from append to acknowledgement",
+            self.publish_seconds.clone(),
+        );
+        registry.register(
+            "alarms",
+            "Broken invariants; anything above zero needs a person",
+            self.alarms.clone(),
+        );
         registry.register("controller_epoch", "Highest controller epoch seen", self.controller_epoch.clone());
         registry.register("is_controller", "1 on the controller", self.is_controller.clone());
-        registry.register("registered", "1 while the cluster counts this process as alive", self.registered.clone());
+        registry.register(
+            "registered",
+            "1 while the cluster counts this process as alive",
+            self.registered.clone(),
+        );
         registry.register("partitions_led", "Partitions led here", self.partitions_led.clone());
         registry.register("partitions_held", "Replicas held here", self.partitions_held.clone());
-        registry.register("partitions_below_min_isr", "Partitions led here with fewer in-sync replicas than their minimum", self.partitions_below_min_isr.clone());
+        registry.register(
+            "partitions_below_min_isr",
+            "Partitions led here with fewer in-sync replicas than their minimum",
+            self.partitions_below_min_isr.clone(),
+        );
         registry.register("high_watermark", "End of what consumers may read", self.high_watermark.clone());
         registry.register("log_end", "Next offset to be appended", self.log_end.clone());
         registry.register("isr_size", "In-sync replicas of a partition led here", self.isr_size.clone());
         registry.register("store_free_bytes", "Free bytes of the volume", self.store_free_bytes.clone());
-        registry.register("store_wal_bytes", "Bytes of SQLite's write-ahead log", self.store_wal_bytes.clone());
+        registry.register(
+            "store_wal_bytes",
+            "Bytes of SQLite's write-ahead log",
+            self.store_wal_bytes.clone(),
+        );
         registry.register("store_commits", "Transactions synced since the start", self.store_commits.clone());
     }
 
@@ -112,7 +136,8 @@ impl Metrics {
     /// Returns everything in Prometheus' text format.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("writing to a string works");
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("writing to a string works");
         text
     }
 }

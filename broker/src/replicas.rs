@@ -91,7 +91,11 @@ impl ReplicasHandle {
     }
 
     /// Gives a leader's request to the follower here; `None` if this broker is stopping.
-    pub(crate) async fn replicate(&self, from: BrokerId, request: ReplicateRequest) -> Option<ReplicateReply> {
+    pub(crate) async fn replicate(
+        &self,
+        from: BrokerId,
+        request: ReplicateRequest,
+    ) -> Option<ReplicateReply> {
         let (reply, outcome) = oneshot::channel();
         self.inbox.send(ToReplicas::Request { from, request, reply }).await.ok()?;
         outcome.await.ok()
@@ -163,7 +167,8 @@ pub(crate) fn task(parts: ReplicasParts) -> (ReplicasTask, ReplicasHandle) {
     let (written_tx, written) = watch::channel(None);
     let views = Views::default();
     let bytes = Arc::new(Semaphore::new(INFLIGHT_BYTES_MAX));
-    let handle = ReplicasHandle { inbox: to_self.clone(), store: parts.store.clone(), bytes, views: views.clone() };
+    let handle =
+        ReplicasHandle { inbox: to_self.clone(), store: parts.store.clone(), bytes, views: views.clone() };
     let task = ReplicasTask {
         parts,
         inbox,
@@ -328,7 +333,9 @@ impl ReplicasTask {
                 vec![]
             });
             // The task ends only with the process.
-            let _ = replicas.send(ToReplicas::Input(Box::new(Input::Loaded { to, partition, from, batches }))).await;
+            let _ = replicas
+                .send(ToReplicas::Input(Box::new(Input::Loaded { to, partition, from, batches })))
+                .await;
         });
     }
 }
@@ -347,7 +354,8 @@ struct Link {
 impl Link {
     async fn run(self, mut requests: mpsc::Receiver<ReplicateRequest>) {
         while let Some(request) = requests.recv().await {
-            let cluster = self.cluster.borrow().map_or(String::new(), |cluster| format!("&cluster={cluster}"));
+            let cluster =
+                self.cluster.borrow().map_or(String::new(), |cluster| format!("&cluster={cluster}"));
             let path = format!("/internal/replicate?from={}&to={}{cluster}", self.me, self.to);
             let reply = self.exchange(&path, request).await;
             let input = Box::new(Input::Reply { from: self.to, reply });

@@ -1,14 +1,14 @@
 //! Serving a listener with HTTP/1.1 and HTTP/2, and other small tasks of a running broker.
 
-use crate::handle::Broker;
 use crate::control::ToControl;
+use crate::handle::Broker;
 use anyhow::Context;
 use axum::Router;
-use pubsub_core::control::Input;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use pubsub_core::control::Input;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -23,7 +23,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the listener fails for good.
-pub(crate) async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1_024);
@@ -96,7 +100,11 @@ pub(crate) async fn watch_space(broker: Broker, cancel: CancellationToken) -> an
         let now_healthy = !broker.inner.store.storage_full();
         if now_healthy != healthy {
             healthy = now_healthy;
-            tracing::warn!(healthy, free_bytes = broker.inner.store.free_bytes(), "the volume's free space changed");
+            tracing::warn!(
+                healthy,
+                free_bytes = broker.inner.store.free_bytes(),
+                "the volume's free space changed"
+            );
             // The control task ends only with the process.
             let _ = broker.inner.control.inbox.send(ToControl::Input(Input::Storage { healthy })).await;
         }

@@ -32,11 +32,7 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    pub(crate) fn new(
-        fatal: CancellationToken,
-        stopping: CancellationToken,
-        store: Store,
-    ) -> Self {
+    pub(crate) fn new(fatal: CancellationToken, stopping: CancellationToken, store: Store) -> Self {
         let (failures, failed) = mpsc::channel(8);
         let tracker = TaskTracker::new();
         let report = failures.clone();
@@ -44,7 +40,8 @@ impl Tasks {
         tracker.spawn(async move {
             let error = writer.failed().await;
             if !matches!(*error, crate::store::StoreError::Closed) {
-                let error = anyhow::anyhow!("records could not be synced, so the process must not go on: {error}");
+                let error =
+                    anyhow::anyhow!("records could not be synced, so the process must not go on: {error}");
                 // Full: another failure is reported already.
                 let _ = report.try_send(error);
             }

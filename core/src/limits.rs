@@ -49,7 +49,7 @@ pub const STORE_CLEAR_BYTES_MAX: i64 = 16 << 20;
 /// Cluster events kept by each broker.
 pub const EVENTS_MAX: u64 = 1_000;
 /// The same over all partitions of a broker, bytes: past it followers are served from disk.
-pub const TAILS_BYTES_MAX: usize = 64 << 20;
+pub const TAILS_BYTES_MAX: usize = 16 << 20;
 /// Bytes of an item of a replication request without its batches, at most.
 pub const REPLICATE_ITEM_BYTES: usize = 64;
 /// Largest body of a replication request, bytes: a full one, or one with a single largest batch.
@@ -70,8 +70,6 @@ pub const PROTO: u16 = 1;
 pub const GROUP_SESSION_MS: u64 = 10_000;
 /// Control messages that wait for one peer; more are dropped, the machines send again.
 pub const MESSAGES_MAX: usize = 256;
-/// Longest wait for a publish to be committed unless the publisher says otherwise, milliseconds.
-pub const PUBLISH_TIMEOUT_MS: u64 = 5_000;
 /// Deepest nesting of a JSON value: within what parsers with a recursion limit read back inside of a poll answer.
 pub const JSON_DEPTH_MAX: usize = 100;
 /// Time that a publish may take when its sender does not say, milliseconds: outlasts a failover.

@@ -334,7 +334,8 @@ impl World {
     pub(crate) fn synced(&mut self, id: BrokerId) -> Checked {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let Some(serial) = node.process.as_ref().map(|process| process.serial) else { return Ok(()) };
-        let done: Vec<_> = (0..std::mem::take(&mut node.disk.syncing)).filter_map(|_| node.disk.sync_one()).collect();
+        let done: Vec<_> =
+            (0..std::mem::take(&mut node.disk.syncing)).filter_map(|_| node.disk.sync_one()).collect();
         for write in done {
             let input = Box::new(partition::Input::Written { id: write });
             self.schedule(self.now, id, Happening::Replicas { process: serial, input });
