@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 impl Replicas {
     /// Settles a led partition in which something moved.
     pub(super) fn settle(&mut self, partition: TopicPartition) {
-        self.ask(partition, false);
         let me = self.config.me;
         let Some((log, leading)) = self.replicas.get_mut(&partition).and_then(Replica::led) else { return };
         let high_watermark = leading.high_watermark(log, me, &self.rules);
@@ -36,6 +35,8 @@ impl Replicas {
         if moved || readable {
             self.wake_followers(partition);
         }
+        // After the high watermark: a follower that is behind what can be committed without it would hold it back.
+        self.ask(partition, false);
     }
 
     /// Asks the controller for the ISR that the rules want, if they want another. An open wish is replaced only when it
@@ -43,6 +44,7 @@ impl Replicas {
     fn ask(&mut self, partition: TopicPartition, again: bool) {
         let (me, steady, patience) = (self.config.me, self.steady, self.ms(super::LAG_MS));
         let again_at = self.now + self.ms(super::ASK_AGAIN_MS);
+        let heard_since = self.now.saturating_sub(patience);
         let Some(own_epoch) = self.registered else { return };
         let early = self.rules.without(Weakening::ShrinkBeforeCommit);
         let Some((log, leading)) = self.replicas.get_mut(&partition).and_then(Replica::led) else { return };
@@ -51,7 +53,7 @@ impl Replicas {
         }
         let lagging = leading.lagging(steady, patience);
         let open = leading.asked.take();
-        let wanted = leading.wanted(log, me, &lagging, &self.rules);
+        let wanted = leading.wanted(log, me, &lagging, heard_since, &self.rules);
         let mut adding = open.as_ref().map(|asked| asked.adding.clone()).unwrap_or_default();
         let isr = match (wanted.and_then(|wanted| registered_isr(leading, (me, own_epoch), &wanted)), open) {
             (Some(isr), _) => isr,
@@ -143,10 +145,11 @@ impl Replicas {
         }
         self.persist_at = None;
         for partition in std::mem::take(&mut self.moved) {
-            if let Some(replica) = self.replicas.get_mut(&partition) {
-                if replica.log.high_watermark > replica.log.high_watermark_written {
-                    self.writes.stage(partition, &mut replica.log);
-                }
+            let replica = self.replicas.get_mut(&partition);
+            let moved =
+                |replica: &&mut Replica| replica.log.high_watermark > replica.log.high_watermark_written;
+            if let Some(replica) = replica.filter(moved) {
+                self.writes.stage(partition, &mut replica.log);
             }
         }
     }

@@ -69,6 +69,8 @@ pub(super) struct Progress {
     /// The high watermark that it last took.
     pub(super) high_watermark: Option<Offset>,
     pub(super) sent_at: Option<Mono>,
+    /// When it last proved anything: who is silent does not join, however little there was to prove.
+    pub(super) matched_at: Option<Mono>,
     /// The one keep-alive timer that counts.
     pub(super) keep_alive_at: Mono,
     /// Nothing is sent before.
@@ -125,6 +127,7 @@ impl Progress {
             load: Load::No,
             high_watermark: None,
             sent_at: None,
+            matched_at: None,
             keep_alive_at,
             hold_until: 0,
             lag: None,
@@ -209,29 +212,33 @@ impl Leading {
     /// Returns whether a follower outside the ISR holds all that any committed record needs: what this leader has
     /// committed, and everything that earlier leaders may have (a fresh leader's high watermark lags behind theirs, but
     /// its log at the start of its term holds all of it).
-    fn may_join(&self, id: BrokerId, log: &Log, rules: &Rules) -> bool {
+    fn may_join(&self, id: BrokerId, log: &Log, heard_since: Mono, rules: &Rules) -> bool {
         let Some(progress) = self.followers.get(&id) else { return false };
         let floor = if rules.without(Weakening::JoinAtHighWatermark) {
             log.high_watermark
         } else {
             log.high_watermark.max(self.epoch_start)
         };
-        progress.active && progress.matched.is_some_and(|matched| matched >= floor)
+        let heard = progress.matched_at.is_some_and(|at| at >= heard_since);
+        heard && progress.active && progress.matched.is_some_and(|matched| matched >= floor)
     }
 
     /// Returns the ISR to ask for, if it differs from the committed one.
     ///
-    /// `lagging` are members to be dropped, the worst first. The rest must number `min_isr` (the ISR floor of KIP-966
+    /// Only who proved something at or after `heard_since` joins. `lagging` are members to be dropped, the worst first. The rest must number `min_isr` (the ISR floor of KIP-966
     /// in its simplest form): dead members stay and block, rather than leave records with too few copies.
     pub(super) fn wanted(
         &self,
         log: &Log,
         me: BrokerId,
         lagging: &[BrokerId],
+        heard_since: Mono,
         rules: &Rules,
     ) -> Option<Vec<BrokerId>> {
-        let joining =
-            self.followers.keys().filter(|id| !self.isr.contains(id) && self.may_join(**id, log, rules));
+        let joining = self
+            .followers
+            .keys()
+            .filter(|id| !self.isr.contains(id) && self.may_join(**id, log, heard_since, rules));
         let mut wanted: Vec<BrokerId> = self.isr.iter().chain(joining).copied().collect();
         let joins = wanted.len() > self.isr.len();
         let floor = if rules.without(Weakening::NoIsrFloor) { 1 } else { self.min_isr.max(1) };

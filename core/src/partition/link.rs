@@ -302,6 +302,7 @@ impl Replicas {
                 let match_end = match_end.min(if own_end { log.end } else { sent.end });
                 progress.matched = progress.matched.max(Some(match_end));
                 progress.next = match_end;
+                progress.matched_at = Some(now);
                 progress.high_watermark = Some(sent.high_watermark);
                 progress.judge_lag(match_end >= sent.log_end, match_end >= log.end, steady);
                 let used_up = progress.drop_loaded();

@@ -140,13 +140,13 @@ impl Replicas {
 
     /// T1: only a tombstone licenses deletion; data of a topic that is merely missing is kept, out of use.
     fn forget_unknown_topics(&mut self, before: Option<&Image>, image: &Image) {
+        let missing = |id: &TopicId| !image.topics.contains_key(id);
         let suspects: BTreeSet<TopicId> = match before {
             Some(before) => {
-                before.topics.keys().filter(|id| !image.topics.contains_key(id)).copied().collect()
+                let dead = image.tombstones.keys().filter(|id| !before.tombstones.contains_key(id));
+                before.topics.keys().chain(dead).filter(|id| missing(id)).copied().collect()
             }
-            None => {
-                self.replicas.keys().map(|id| id.topic).filter(|id| !image.topics.contains_key(id)).collect()
-            }
+            None => self.replicas.keys().map(|id| id.topic).filter(missing).collect(),
         };
         for topic in suspects {
             let range =

@@ -114,11 +114,8 @@ impl Run {
 
     fn note_acked(&mut self) {
         for node in self.world.nodes.values_mut() {
-            for result in std::mem::take(&mut node.acked).into_values() {
-                if let Ok(appended) = result {
-                    self.acked.push((appended.base_offset, u64::from(appended.leader_epoch.0)));
-                }
-            }
+            let answers = std::mem::take(&mut node.acked).into_values().flatten();
+            self.acked.extend(answers.map(|at| (at.base_offset, u64::from(at.leader_epoch.0))));
         }
     }
 
