@@ -58,3 +58,15 @@ pub const GROUPS_TOPIC: &str = "__groups";
 pub const PROTO: u16 = 1;
 /// A member that is not heard for this long loses its partitions, milliseconds.
 pub const GROUP_SESSION_MS: u64 = 10_000;
+/// Deepest nesting of a JSON value: within what parsers with a recursion limit read back inside of a poll answer.
+pub const JSON_DEPTH_MAX: usize = 100;
+/// Time that a publish may take when its sender does not say, milliseconds: outlasts a failover.
+pub const PUBLISH_TIMEOUT_MS_DEFAULT: u64 = 10_000;
+/// Longest time that a publish or an admin request may ask for, milliseconds.
+pub const REQUEST_TIMEOUT_MS_MAX: u64 = 60_000;
+/// Time for a request's body to arrive, milliseconds: a stalled sender frees its buffer.
+pub const BODY_TIMEOUT_MS: u64 = 30_000;
+/// Partitions that one poll waits on at once; further ones take turns.
+pub const POLL_PARTITIONS_MAX: usize = 64;
+/// Largest answer that is taken over from another broker, bytes: a page whose first batch is as large as batches get.
+pub const FORWARD_ANSWER_BYTES_MAX: usize = POLL_BYTES_MAX + BATCH_BYTES_MAX + (1 << 20);

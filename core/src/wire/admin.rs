@@ -64,6 +64,9 @@ pub struct TopicCreated {
     pub partitions: u32,
     /// Copies of each record.
     pub replication_factor: u32,
+    /// With `wait=ready`: whether every partition got a leader and all its replicas in sync within the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
     /// The image that holds it.
     #[cfg_attr(feature = "openapi", schema(value_type = ImagePlace))]
     pub at: At,

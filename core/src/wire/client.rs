@@ -26,6 +26,17 @@ pub const KEY_HEADER: &str = "pubsub-key";
 /// Prefix of request headers that become headers of a raw body's record.
 pub const RECORD_HEADER_PREFIX: &str = "pubsub-header-";
 
+/// Answer header: offset that the partition's next record gets, committed or not.
+pub const LOG_END_HEADER: &str = "x-pubsub-log-end";
+/// Answer header of changes of metadata: place of the image that holds the change, as `epoch.version`.
+pub const METADATA_HEADER: &str = "x-pubsub-metadata";
+
+/// Returns the partition that records with this key belong to: CRC-32C of the key, modulo the number of partitions.
+pub fn partition_of_key(key: &[u8], partitions: u32) -> u32 {
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, key);
+    u32::try_from(sum % u64::from(partitions.max(1))).expect("smaller than the divisor")
+}
+
 /// How bytes that are not text are written in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -304,4 +315,26 @@ pub struct Committed {
     /// The broker that answered.
     #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     pub replica_id: BrokerId,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn keys_keep_their_partition_from_release_to_release() {
+        // 0xe3069283 is the published check value of CRC-32C over these nine digits.
+        assert_eq!(partition_of_key(b"123456789", u32::MAX), 0xe306_9283);
+        assert_eq!(partition_of_key(b"123456789", 8), 3);
+        assert_eq!(partition_of_key(b"anything", 1), 0);
+    }
+
+    #[test]
+    fn a_value_is_written_and_read_as_the_text_that_it_is() {
+        let text = r#"{"key":"k","value":9007199254740993,"headers":{"a":1e2}}"#;
+        let record: PublishRecord<'_> = serde_json::from_str(text).unwrap();
+        assert_eq!(record.value.get(), "9007199254740993");
+        assert_eq!(serde_json::to_string(&record).unwrap(), text);
+    }
 }
