@@ -1,0 +1,108 @@
+//! The API's description, generated from the handlers, and a page that shows it without any other host's help.
+
+use axum::response::{Html, IntoResponse, Response};
+use http::{HeaderValue, header};
+use std::sync::LazyLock;
+use utoipa::OpenApi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Pubsub broker",
+        description = "Publish, read and manage topics. Any broker serves any request.",
+        contact(name = "The Pubsub maintainers"),
+    ),
+    servers((url = "/v1", description = "This broker"), (url = "/", description = "This broker, the same routes")),
+    paths(
+        super::publish::publish,
+        super::records::records,
+        super::poll::poll,
+        super::groups::subscribe,
+        super::groups::commit,
+        super::groups::list,
+        super::groups::describe,
+        super::groups::remove,
+        super::look::replicas,
+        super::look::metadata,
+        super::look::controller,
+        super::look::isr,
+        super::look::brokers,
+        super::look::topics,
+        super::look::topic,
+        super::admin::create,
+        super::admin::alter,
+        super::admin::remove,
+        super::admin::add_replica,
+        super::admin::remove_replica,
+        super::ops::stats,
+        super::ops::metrics,
+        super::ops::livez,
+        super::ops::readyz,
+        super::ops::cluster_health,
+        document,
+        page,
+    )
+)]
+struct Api;
+
+static DOCUMENT: LazyLock<String> =
+    LazyLock::new(|| Api::openapi().to_pretty_json().expect("a document of strings and numbers"));
+
+/// Describes the API (OpenAPI 3.1).
+#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, description = "This document")))]
+pub(crate) async fn document() -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], DOCUMENT.as_str())
+        .into_response()
+}
+
+/// Shows the API to people.
+#[utoipa::path(get, path = "/docs", tag = "operations", responses((status = 200, description = "A page", body = String, content_type = "text/html")))]
+pub(crate) async fn page() -> Html<&'static str> {
+    Html(include_str!("docs.html"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_document_describes_every_route_of_the_router() {
+        let document: serde_json::Value = serde_json::from_str(&DOCUMENT).unwrap();
+        assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+        assert_eq!(document["info"]["title"], "Pubsub broker");
+        assert_eq!(document["info"]["contact"]["name"], "The Pubsub maintainers");
+        let source = include_str!("../http.rs");
+        let routes: Vec<_> =
+            source.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")).collect();
+        assert!(routes.len() > 20);
+        for route in routes {
+            let (path, methods) = route.split_once('"').unwrap();
+            if methods.contains("panics") || methods.contains("takes") {
+                continue;
+            }
+            for method in ["get", "post", "patch", "delete"] {
+                let served = methods.contains(&format!("{method}("));
+                let described = document["paths"][path].get(method).is_some();
+                assert_eq!(served, described, "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_reference_in_the_document_is_defined() {
+        let document: serde_json::Value = serde_json::from_str(&DOCUMENT).unwrap();
+        let defined = document["components"]["schemas"].as_object().unwrap();
+        let references =
+            DOCUMENT.split("#/components/schemas/").skip(1).map(|rest| rest.split('"').next().unwrap());
+        for name in references {
+            assert!(defined.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_page_needs_no_other_host() {
+        let page = include_str!("docs.html");
+        assert!(!page.contains("http://") && !page.contains("https://"));
+    }
+}

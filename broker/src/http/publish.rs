@@ -1,0 +1,510 @@
+//! `POST /topics/{topic}/publish`: from a body to batches, one for each partition, and from there to their leaders.
+
+use super::error::{ApiError, ApiResult, append as append_error, unavailable};
+use super::forward::{Hop, named, problem};
+use super::query::Query;
+use super::records_in::{JsonBody, NewRecord, check_batch, read_json, read_lines};
+use super::topics::{Topic, entry_of};
+use super::{App, Call};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::future::join_all;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use pubsub_core::ids::{BrokerId, Offset, TopicPartition};
+use pubsub_core::limits::{
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, PUBLISH_TIMEOUT_MS_DEFAULT, RECORD_BYTES_MAX, REQUEST_TIMEOUT_MS_MAX,
+};
+use pubsub_core::partition::{Acks, AppendError, Appended};
+use pubsub_core::record::{Batch, BatchBuilder, FRAME_BYTES, HEADER_BYTES, ValueKind};
+use pubsub_core::wire::client::{
+    BATCH_MEDIA_TYPE, EXPECTED_OFFSET_HEADER, KEY_HEADER, LEADER_EPOCH_HEADER, NDJSON, Placed, Published,
+    PublishedBatch, PublishedMany, RECORD_HEADER_PREFIX, partition_of_key,
+};
+use pubsub_core::wire::error::{ErrorCode, Problem};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a publish waits for replicas to come back before it is refused.
+const REPLICAS_WAIT: Duration = Duration::from_millis(2_000);
+/// How long a forwarded publish waits for an image that says who leads.
+const FORWARDED_WAIT: Duration = Duration::from_millis(1_000);
+/// Pause between two tries when no newer image comes.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a leader that was replaced may still answer what was sent to it.
+const REPLACED_GRACE: Duration = Duration::from_millis(250);
+
+/// What a publish asks for beside its records.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    acks: Acks,
+    partition: Option<u32>,
+    expected_offset: Option<Offset>,
+    deadline: Instant,
+}
+
+/// The records of one request.
+enum Body<'a> {
+    One(NewRecord<'a>),
+    Many(Vec<NewRecord<'a>>),
+    Lines(Vec<NewRecord<'a>>),
+    Batch(Batch),
+}
+
+/// Publishes one record, several, or a batch.
+#[utoipa::path(
+    post, path = "/topics/{topic}/publish", tag = "publish",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("acks" = Option<String>, Query, description = "When to answer: `all` (default) in-sync replicas, the `leader`, or `none`"),
+        ("partition" = Option<u32>, Query, description = "Where to; else by the key's hash, or by turns without a key"),
+        ("timeout_ms" = Option<u64>, Query, description = "Longest time to wait, at most 60000; default 10000"),
+        ("Pubsub-Expected-Offset" = Option<u64>, Header, description = "Publish only if the log ends here, else 412"),
+        ("Pubsub-Key" = Option<String>, Header, description = "Key of a raw body; `Pubsub-Header-*` become its headers"),
+    ),
+    request_body(content(
+        (pubsub_core::wire::client::PublishRecord<'static> = "application/json"),
+        (pubsub_core::wire::client::PublishMany<'static> = "application/json"),
+        (String = "application/x-ndjson"),
+        (Vec<u8> = "application/octet-stream"),
+        (Vec<u8> = "application/vnd.pubsub.batch"),
+    )),
+    responses(
+        (status = 200, description = "Acknowledged", body = Published),
+        (status = 404, description = "TOPIC_NOT_FOUND, PARTITION_NOT_FOUND", body = Problem),
+        (status = 412, description = "UNEXPECTED_END", body = Problem),
+        (status = 413, description = "RECORD_TOO_LARGE, BODY_TOO_LARGE", body = Problem),
+        (status = 422, description = "VALIDATION_FAILED, UNSUPPORTED", body = Problem),
+        (status = 503, description = "Definite, nothing was written: NOT_ENOUGH_REPLICAS, NOT_LEADER, OVERLOADED, UNAVAILABLE", body = Problem),
+        (status = 504, description = "Ambiguous: COMMIT_TIMEOUT, OUTCOME_UNKNOWN", body = Problem),
+        (status = 507, description = "STORAGE_FULL", body = Problem),
+    )
+)]
+pub(crate) async fn publish(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    call: Call,
+) -> ApiResult<Response> {
+    let wanted = wanted(&call)?;
+    refuse_idempotent(&call.headers)?;
+    let forwarded = call.forwarded();
+    let topic = app.topic(&name, forwarded).await?;
+    if topic.name.as_str().starts_with("__") {
+        return Err(ApiError::new(
+            ErrorCode::Unsupported,
+            format!("topic {name} is internal to the brokers"),
+        ));
+    }
+    if let Some(partition) = wanted.partition {
+        topic.partition(partition)?;
+    }
+    let bytes = call.body().await?;
+    let body = read(&bytes.headers, &bytes.body)?;
+    let at = Publish { app: &app, topic: &topic, wanted, forwarded, headers: &bytes.headers };
+    match body {
+        Body::One(record) => at.one(record).await,
+        Body::Many(records) => at.many(records).await,
+        Body::Lines(records) => at.lines(records).await,
+        Body::Batch(batch) => at.batch(batch).await,
+    }
+}
+
+fn wanted(call: &Call) -> ApiResult<Wanted> {
+    let mut query = Query::parse(call.query());
+    let acks = match query.text("acks").unwrap_or("all") {
+        "all" | "-1" => Acks::All,
+        "leader" | "1" => Acks::Leader,
+        "none" | "0" => Acks::None,
+        _ => {
+            query.fault("enum", "acks", "use all, leader or none");
+            Acks::All
+        }
+    };
+    let partition = query.number("partition", 0, u32::MAX);
+    let timeout_ms =
+        query.number("timeout_ms", 1, REQUEST_TIMEOUT_MS_MAX).unwrap_or(PUBLISH_TIMEOUT_MS_DEFAULT);
+    query.finish()?;
+    let expected_offset = call.headers.get(EXPECTED_OFFSET_HEADER).map(|value| {
+        let number = value.to_str().ok().and_then(|text| text.parse().ok());
+        let fault = || {
+            ApiError::field("int_parsing", &["header", EXPECTED_OFFSET_HEADER], "use the log's end, from 0")
+        };
+        number.ok_or_else(fault)
+    });
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+    Ok(Wanted { acks, partition, expected_offset: expected_offset.transpose()?, deadline })
+}
+
+fn refuse_idempotent(headers: &HeaderMap) -> ApiResult<()> {
+    let asked =
+        ["producer-id", "producer-epoch", "producer-seq"].iter().find(|name| headers.contains_key(**name));
+    asked.map_or(Ok(()), |name| {
+        let detail =
+            format!("idempotent producers are not supported yet: leave {name} out, and expect at-least-once");
+        Err(ApiError::new(ErrorCode::Unsupported, detail))
+    })
+}
+
+fn read<'a>(headers: &'a HeaderMap, body: &'a Bytes) -> ApiResult<Body<'a>> {
+    let full = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = full.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media.as_str() {
+        // The last one is what curl says of any body; nothing else could be meant by it here.
+        "" | "application/json" | "application/x-www-form-urlencoded" => Ok(match read_json(body)? {
+            JsonBody::One(record) => Body::One(record),
+            JsonBody::Many(records) => Body::Many(records),
+        }),
+        NDJSON | "application/ndjson" | "application/jsonl" => Ok(Body::Lines(read_lines(body)?)),
+        "application/octet-stream" => Ok(Body::One(raw(headers, ValueKind::Bytes, Cow::Borrowed(body))?)),
+        BATCH_MEDIA_TYPE => Ok(Body::Batch(read_batch(body)?)),
+        text if text.starts_with("text/") => {
+            let text = std::str::from_utf8(body).map_err(|_| {
+                ApiError::field("value_error", &["body"], "not UTF-8; send it as application/octet-stream")
+            })?;
+            let value = serde_json::to_vec(text).expect("a string is JSON");
+            Ok(Body::One(raw(headers, ValueKind::Json, Cow::Owned(value))?))
+        }
+        json if json.ends_with("+json") => Ok(match read_json(body)? {
+            JsonBody::One(record) => Body::One(record),
+            JsonBody::Many(records) => Body::Many(records),
+        }),
+        other => {
+            let detail = format!(
+                "{other} is not read here; use application/json, {NDJSON}, application/octet-stream, text/plain or {BATCH_MEDIA_TYPE}"
+            );
+            Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail))
+        }
+    }
+}
+
+fn raw<'a>(headers: &'a HeaderMap, kind: ValueKind, value: Cow<'a, [u8]>) -> ApiResult<NewRecord<'a>> {
+    let text = |name: &str, value: &'a HeaderValue| {
+        let fault = || ApiError::field("value_error", &["header", name], "not UTF-8");
+        std::str::from_utf8(value.as_bytes()).map_err(|_| fault())
+    };
+    let key = headers.get(KEY_HEADER).map(|value| text(KEY_HEADER, value)).transpose()?;
+    let mut record_headers = BTreeMap::new();
+    for (name, value) in headers {
+        if let Some(short) = name.as_str().strip_prefix(RECORD_HEADER_PREFIX) {
+            record_headers.insert(short, text(name.as_str(), value)?);
+        }
+    }
+    let headers = if record_headers.is_empty() {
+        vec![]
+    } else {
+        serde_json::to_vec(&record_headers).expect("a map of strings is JSON")
+    };
+    let size = key.map_or(0, str::len) + headers.len() + value.len();
+    if size > RECORD_BYTES_MAX {
+        let detail = format!(
+            "the record has {size} bytes of key, headers and value; at most {RECORD_BYTES_MAX} are taken"
+        );
+        return Err(ApiError::new(ErrorCode::RecordTooLarge, detail).ambiguous(false));
+    }
+    let key = key.map(|key| Cow::Borrowed(key.as_bytes()));
+    Ok(NewRecord { key, headers: Cow::Owned(headers), kind, value })
+}
+
+fn read_batch(body: &Bytes) -> ApiResult<Batch> {
+    let batch = Batch::decode(body.clone())
+        .map_err(|error| ApiError::field("value_error", &["body"], error.to_string()))?;
+    if batch.bytes().len() != body.len() {
+        return Err(ApiError::field("value_error", &["body"], "send one batch, with nothing behind it"));
+    }
+    if !batch.producer_id().is_nil() {
+        return Err(ApiError::new(
+            ErrorCode::Unsupported,
+            "idempotent producers are not supported yet: leave the batch's producer id zero",
+        ));
+    }
+    check_batch(&batch)?;
+    Ok(batch)
+}
+
+/// Records of one partition, with the place of each in the request.
+#[derive(Default)]
+struct Share {
+    builder: BatchBuilder,
+    indices: Vec<usize>,
+}
+
+/// Chooses a record's partition: the given one, the key's, or the one whose turn it is.
+fn choose(given: Option<u32>, key: Option<&[u8]>, partitions: u32, turn: u32) -> u32 {
+    match (given, key) {
+        (Some(partition), _) => partition,
+        (None, Some(key)) => partition_of_key(key, partitions),
+        (None, None) => turn % partitions.max(1),
+    }
+}
+
+fn push(builder: &mut BatchBuilder, record: &NewRecord<'_>) {
+    builder.push(record.key.as_deref(), &record.headers, record.kind, &record.value);
+}
+
+fn build(builder: BatchBuilder) -> ApiResult<Batch> {
+    let (count, length) = (builder.count(), builder.len());
+    builder.build(0, Default::default(), 0).map_err(|_| {
+        let detail = format!(
+            "{count} records in {length} bytes for one partition; at most {BATCH_RECORDS_MAX} and {BATCH_BYTES_MAX} are taken at once"
+        );
+        ApiError::new(ErrorCode::RecordTooLarge, detail).ambiguous(false)
+    })
+}
+
+/// One publish on its way.
+struct Publish<'a> {
+    app: &'a App,
+    topic: &'a Topic,
+    wanted: Wanted,
+    forwarded: bool,
+    headers: &'a HeaderMap,
+}
+
+impl Publish<'_> {
+    async fn one(&self, record: NewRecord<'_>) -> ApiResult<Response> {
+        let partition = self.choose(record.key.as_deref(), self.app.turn());
+        let mut builder = BatchBuilder::new();
+        push(&mut builder, &record);
+        let appended = self.append(partition, build(builder)?).await?;
+        let epoch = appended.leader_epoch;
+        let published = Published {
+            topic: self.topic.name.to_string(),
+            partition,
+            offset: appended.base_offset,
+            timestamp_ms: appended.timestamp_ms,
+            leader_epoch: epoch,
+            isr: appended.isr,
+        };
+        Ok(([(LEADER_EPOCH_HEADER, HeaderValue::from(epoch.0))], axum::Json(published)).into_response())
+    }
+
+    async fn batch(&self, batch: Batch) -> ApiResult<Response> {
+        let count = batch.count();
+        let partition = self.choose(None, self.app.turn());
+        let appended = self.append(partition, batch).await?;
+        let epoch = appended.leader_epoch;
+        let published = PublishedBatch {
+            topic: self.topic.name.to_string(),
+            partition,
+            base_offset: appended.base_offset,
+            count,
+            timestamp_ms: appended.timestamp_ms,
+            leader_epoch: epoch,
+            isr: appended.isr,
+        };
+        Ok(([(LEADER_EPOCH_HEADER, HeaderValue::from(epoch.0))], axum::Json(published)).into_response())
+    }
+
+    async fn many(&self, records: Vec<NewRecord<'_>>) -> ApiResult<Response> {
+        let count = records.len();
+        let mut results = vec![Placed { partition: 0, offset: 0 }; count];
+        self.shares(&records, 0, &mut results).await?;
+        Ok(axum::Json(PublishedMany { topic: self.topic.name.to_string(), results }).into_response())
+    }
+
+    /// Lines are a stream: more than fits a batch goes out as several, in order, and is not atomic.
+    async fn lines(&self, records: Vec<NewRecord<'_>>) -> ApiResult<Response> {
+        let mut results = vec![Placed { partition: 0, offset: 0 }; records.len()];
+        let mut done = 0;
+        while done < records.len() {
+            let end = done + batch_prefix(&records[done..]);
+            self.shares(&records[done..end], done, &mut results).await.map_err(|mut error| {
+                if done > 0
+                    && let pubsub_core::wire::error::Detail::Text(text) = &mut error.0.detail
+                {
+                    text.push_str(&format!("; the first {done} lines were published"));
+                }
+                error
+            })?;
+            done = end;
+        }
+        Ok(axum::Json(PublishedMany { topic: self.topic.name.to_string(), results }).into_response())
+    }
+
+    /// Publishes records as one batch a partition and notes their places in `results`, from `first` on.
+    async fn shares(&self, records: &[NewRecord<'_>], first: usize, results: &mut [Placed]) -> ApiResult<()> {
+        let turn = self.app.turn();
+        let mut shares: BTreeMap<u32, Share> = BTreeMap::new();
+        for (index, record) in records.iter().enumerate() {
+            let share = shares.entry(self.choose(record.key.as_deref(), turn)).or_default();
+            push(&mut share.builder, record);
+            share.indices.push(first + index);
+        }
+        if shares.len() > 1 && self.wanted.expected_offset.is_some() {
+            let msg = "the records belong to several partitions: name one with ?partition=";
+            return Err(ApiError::field("value_error", &["header", EXPECTED_OFFSET_HEADER], msg));
+        }
+        let mut batches = Vec::with_capacity(shares.len());
+        for (partition, share) in shares {
+            batches.push((partition, build(share.builder)?, share.indices));
+        }
+        let appends = batches.into_iter().map(async |(partition, batch, indices)| {
+            self.append(partition, batch).await.map(|appended| (partition, appended, indices))
+        });
+        let mut failed = None;
+        let mut any = false;
+        for outcome in join_all(appends).await {
+            match outcome {
+                Ok((partition, appended, indices)) => {
+                    any = true;
+                    for (offset, index) in (appended.base_offset..).zip(indices) {
+                        results[index] = Placed { partition, offset };
+                    }
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            None => Ok(()),
+            // Some partitions have their records and others don't: of the request as a whole that is "perhaps".
+            Some(error) if any => Err(error.ambiguous(true)),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn choose(&self, key: Option<&[u8]>, turn: u32) -> u32 {
+        choose(self.wanted.partition, key, self.topic.partitions(), turn)
+    }
+
+    /// Brings a batch to the partition's leader, wherever it is. What failed for certain is tried again until the
+    /// deadline, so that a failover is a delay and not an error; what may have succeeded is not.
+    async fn append(&self, partition: u32, batch: Batch) -> ApiResult<Appended> {
+        let tp = self.topic.partition(partition)?;
+        let started = Instant::now();
+        loop {
+            let image = self.app.image().await?;
+            let leader = entry_of(&image, tp).and_then(|entry| entry.leader);
+            let refused = match leader {
+                None => append_error(&AppendError::NotLeader { leader: None }, partition),
+                Some(leader) if leader == self.app.id => match self.append_here(tp, batch.clone()).await {
+                    Ok(appended) => return Ok(appended),
+                    Err(refused) => refused,
+                },
+                Some(leader) if self.forwarded => {
+                    let refused = append_error(&AppendError::NotLeader { leader: Some(leader) }, partition);
+                    refused.leader(Some(leader), self.app.api_base(leader))
+                }
+                Some(leader) => match self.append_there(leader, tp, &batch).await {
+                    Ok(appended) => return Ok(appended),
+                    Err(refused) => refused,
+                },
+            };
+            let patience = match (refused.code(), self.forwarded) {
+                (ErrorCode::NotEnoughReplicas, _) => REPLICAS_WAIT,
+                (_, true) => FORWARDED_WAIT,
+                (_, false) => Duration::MAX,
+            };
+            let left = self.wanted.deadline.saturating_duration_since(Instant::now());
+            if !worth_retrying(&refused) || left <= RETRY_PAUSE || started.elapsed() + RETRY_PAUSE > patience
+            {
+                return Err(refused);
+            }
+            let newer = Instant::now() + RETRY_PAUSE;
+            self.app.image_where(newer, |found| found.at > image.at).await;
+            if self.app.broker.image().is_some_and(|found| !found.topics.contains_key(&tp.topic)) {
+                return Err(super::error::topic_not_found(self.topic.name.as_str()));
+            }
+        }
+    }
+
+    async fn append_here(&self, tp: TopicPartition, batch: Batch) -> ApiResult<Appended> {
+        let left = self.wanted.deadline.saturating_duration_since(Instant::now());
+        let appended =
+            self.app.broker.append(tp, batch, self.wanted.acks, self.wanted.expected_offset, left).await;
+        appended.map_err(|error| append_error(&error, tp.partition))
+    }
+
+    async fn append_there(&self, leader: BrokerId, tp: TopicPartition, batch: &Batch) -> ApiResult<Appended> {
+        let Some(api_base) = self.app.api_base(leader) else {
+            return Err(unavailable(format!("the address of broker {leader} is not known yet"))
+                .partition(tp.partition));
+        };
+        let left = self.wanted.deadline.saturating_duration_since(Instant::now());
+        // The leader gives up a little earlier, so that its own, more exact answer still arrives.
+        let theirs = left.saturating_sub((left / 10).min(Duration::from_millis(100))).as_millis().max(1);
+        let acks = match self.wanted.acks {
+            Acks::All => "all",
+            Acks::Leader => "leader",
+            Acks::None => "none",
+        };
+        let path = format!(
+            "/topics/{}/publish?partition={}&acks={acks}&timeout_ms={theirs}",
+            self.topic.name, tp.partition
+        );
+        let mut headers = named(self.headers);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(BATCH_MEDIA_TYPE));
+        if let Some(offset) = self.wanted.expected_offset {
+            headers.insert(EXPECTED_OFFSET_HEADER, HeaderValue::from(offset));
+        }
+        let body = batch.bytes().clone();
+        let hop = Hop { api_base: &api_base, method: Method::POST, path: &path, headers, body, within: left };
+        let answer = tokio::select! {
+            answer = self.app.forwarder.call(hop) => answer.map_err(|error| error.of_change())?,
+            () = self.replaced(tp, leader) => {
+                let detail = format!("broker {leader} was replaced as leader before it answered; the records may or may not be kept");
+                return Err(ApiError::new(ErrorCode::OutcomeUnknown, detail).ambiguous(true).partition(tp.partition));
+            }
+        };
+        if answer.status() == StatusCode::OK {
+            let placed: PublishedBatch = serde_json::from_slice(answer.body())
+                .map_err(|_| super::forward::ForwardError::NoAnswer(api_base.clone()).of_change())?;
+            return Ok(Appended {
+                base_offset: placed.base_offset,
+                timestamp_ms: placed.timestamp_ms,
+                leader_epoch: placed.leader_epoch,
+                isr: placed.isr,
+            });
+        }
+        Err(problem(&answer)
+            .unwrap_or_else(|| super::forward::ForwardError::NoAnswer(api_base.clone()).of_change()))
+    }
+
+    /// Returns once the image has another leader and the old one had a moment to answer.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn replaced(&self, tp: TopicPartition, leader: BrokerId) {
+        let moved = |image: &pubsub_core::control::image::Image| {
+            entry_of(image, tp).is_none_or(|entry| entry.leader != Some(leader))
+        };
+        if self.app.image_where(self.wanted.deadline, moved).await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(REPLACED_GRACE).await;
+    }
+}
+
+/// Returns how many records from the first on surely fit one batch, wherever they go.
+fn batch_prefix(records: &[NewRecord<'_>]) -> usize {
+    let mut bytes = HEADER_BYTES;
+    let fits = |record: &&NewRecord<'_>| {
+        bytes += FRAME_BYTES
+            + record.key.as_ref().map_or(0, |key| key.len())
+            + record.headers.len()
+            + record.value.len();
+        bytes <= BATCH_BYTES_MAX
+    };
+    records.iter().take(BATCH_RECORDS_MAX).take_while(fits).count().max(1)
+}
+
+/// Whether a failure is definite and may pass by itself.
+fn worth_retrying(refused: &ApiError) -> bool {
+    let passing = match refused.code() {
+        ErrorCode::NotLeader
+        | ErrorCode::NotEnoughReplicas
+        | ErrorCode::Unavailable
+        | ErrorCode::BrokerUnreachable => true,
+        _ => false,
+    };
+    passing && refused.0.ambiguous == Some(false)
+}
+
+impl App {
+    /// Returns whose turn it is among partitions that are as good as each other.
+    pub(crate) fn turn(&self) -> u32 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
+    }
+}

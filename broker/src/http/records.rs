@@ -1,0 +1,295 @@
+//! `GET /topics/{topic}/records`: a partition by offset or time, without a reader's position. Brokers read pages here too.
+
+use super::error::{ApiError, ApiResult, internal};
+use super::forward::{Hop, carried, pass};
+use super::pages::{Cursor, Page, Reading, candidates, nobody};
+use super::poll::write_polled;
+use super::query::Query;
+use super::records_out::{Layout, write_record};
+use super::topics::{Topic, entry_of};
+use super::{App, Call};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
+use pubsub_core::ids::{Offset, TopicPartition};
+use pubsub_core::limits::{POLL_BYTES_MAX, POLL_RECORDS_MAX, POLL_TIMEOUT_MS_MAX};
+use pubsub_core::partition::Role;
+use pubsub_core::wire::client::{BATCH_MEDIA_TYPE, NDJSON, Polled};
+use pubsub_core::wire::error::Problem;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const RECORDS_DEFAULT: u32 = 100;
+
+/// Where to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    Offset(Offset),
+    Earliest,
+    Latest,
+    Timestamp(i64),
+}
+
+impl From {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "earliest" | "beginning" => Some(Self::Earliest),
+            "latest" | "end" => Some(Self::Latest),
+            _ => match text.strip_prefix("timestamp:") {
+                Some(ms) => ms.parse().ok().map(Self::Timestamp),
+                None => text.parse().ok().map(Self::Offset).or_else(|| {
+                    let time: jiff::Timestamp = text.parse().ok()?;
+                    Some(Self::Timestamp(time.as_millisecond()))
+                }),
+            },
+        }
+    }
+}
+
+/// How the answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json,
+    Lines,
+    Batches,
+}
+
+fn form(headers: &HeaderMap) -> Form {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains(BATCH_MEDIA_TYPE) {
+        Form::Batches
+    } else if accept.contains(NDJSON)
+        || accept.contains("application/ndjson")
+        || accept.contains("application/jsonl")
+    {
+        Form::Lines
+    } else {
+        Form::Json
+    }
+}
+
+/// What is asked for.
+struct Wanted {
+    partition: Option<u32>,
+    from: From,
+    records_max: u32,
+    bytes_max: usize,
+    until: Instant,
+}
+
+/// Returns committed records of one partition.
+#[utoipa::path(
+    get, path = "/topics/{topic}/records", tag = "read",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("partition" = Option<u32>, Query, description = "Which partition; required if the topic has several"),
+        ("from" = Option<String>, Query, description = "`earliest` (default), `latest`, an offset, `timestamp:<ms since 1970>`, or a time as in RFC 3339"),
+        ("max_records" = Option<u32>, Query, description = "1 to 1000; default 100"),
+        ("max_bytes" = Option<u64>, Query, description = "About so many bytes at most, but one record always fits"),
+        ("wait_ms" = Option<u64>, Query, description = "How long to wait for a record, 0 (default) to 60000"),
+    ),
+    responses(
+        (status = 200, description = "Committed records, maybe none; as JSON, one a line, or as stored batches by `Accept`",
+         content((Polled = "application/json"), (String = "application/x-ndjson"), (Vec<u8> = "application/vnd.pubsub.batch"))),
+        (status = 404, description = "TOPIC_NOT_FOUND, PARTITION_NOT_FOUND", body = Problem),
+        (status = 422, description = "VALIDATION_FAILED", body = Problem),
+        (status = 503, description = "UNAVAILABLE", body = Problem),
+    )
+)]
+pub(crate) async fn records(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    call: Call,
+) -> ApiResult<Response> {
+    let wanted = wanted(&call)?;
+    let forwarded = call.forwarded();
+    let Call { uri, headers, .. } = &call;
+    let query = uri.query().unwrap_or_default();
+    let topic = app.topic(&name, forwarded).await?;
+    let partition = match (wanted.partition, topic.partitions()) {
+        (Some(partition), _) => partition,
+        (None, 1) => 0,
+        (None, count) => {
+            let msg = format!("the topic has {count} partitions: name one");
+            return Err(ApiError::field("missing", &["query", "partition"], msg));
+        }
+    };
+    let tp = topic.partition(partition)?;
+    if !forwarded && let Some(answer) = elsewhere(&app, &topic, tp, &wanted, (query, headers)).await? {
+        return Ok(answer);
+    }
+    let from = start(&app, tp, wanted.from).await?;
+    let reading = Reading {
+        app: &app,
+        topic: &topic,
+        prefer: None,
+        sticky: 0,
+        headers: &call.headers,
+        forwarded: true,
+        records_max: wanted.records_max,
+        bytes_max: wanted.bytes_max,
+    };
+    let cursor = Cursor { partition, from, committed: -1 };
+    let page = reading.page(cursor, wanted.until).await?;
+    Ok(respond(&topic, cursor, page, &wanted, form(&call.headers)))
+}
+
+fn wanted(call: &Call) -> ApiResult<Wanted> {
+    let mut query = Query::parse(call.query());
+    let partition = query.number("partition", 0, u32::MAX);
+    let from = From::parse(query.text("from").unwrap_or("earliest"));
+    if from.is_none() {
+        query.fault(
+            "value_error",
+            "from",
+            "use earliest, latest, an offset, timestamp:<ms> or a time as in RFC 3339",
+        );
+    }
+    let records_max = query.number("max_records", 1, POLL_RECORDS_MAX).unwrap_or(RECORDS_DEFAULT);
+    let bytes_max = query.number("max_bytes", 1, u64::MAX).and_then(|bytes| usize::try_from(bytes).ok());
+    let wait_ms = query.number("wait_ms", 0, POLL_TIMEOUT_MS_MAX).unwrap_or(0);
+    query.finish()?;
+    let until = Instant::now() + Duration::from_millis(wait_ms);
+    let bytes_max = bytes_max.unwrap_or(POLL_BYTES_MAX).min(POLL_BYTES_MAX);
+    Ok(Wanted { partition, from: from.unwrap_or(From::Earliest), records_max, bytes_max, until })
+}
+
+/// Passes the request on unless this broker's own replica is in sync.
+async fn elsewhere(
+    app: &App,
+    topic: &Topic,
+    tp: TopicPartition,
+    wanted: &Wanted,
+    (query, headers): (&str, &HeaderMap),
+) -> ApiResult<Option<Response>> {
+    let image = app.image().await?;
+    let Some(entry) = entry_of(&image, tp) else {
+        return Err(super::error::topic_not_found(topic.name.as_str()));
+    };
+    let held = app.broker.view(tp).is_some_and(|view| view.borrow().role != Role::Offline);
+    let mut refused = nobody(tp.partition);
+    for replica in candidates(&image, entry, app.id, None, app.turn()) {
+        if replica == app.id {
+            if held {
+                return Ok(None);
+            }
+            continue;
+        }
+        let Some(api_base) = app.api_base(replica) else { continue };
+        let path = format!("/topics/{}/records?{}", topic.name, query);
+        let within = wanted.until.saturating_duration_since(Instant::now()) + Duration::from_millis(1_000);
+        let (headers, body) = (carried(headers), Bytes::new());
+        let hop = Hop { api_base: &api_base, method: Method::GET, path: &path, headers, body, within };
+        match app.forwarder.send(hop).await {
+            Ok(answer) => return Ok(Some(pass(answer))),
+            Err(error) => refused = error.of_read(),
+        }
+    }
+    Err(refused)
+}
+
+/// Returns the offset that a start means on this broker's replica.
+async fn start(app: &App, tp: TopicPartition, from: From) -> ApiResult<Offset> {
+    let Some(view) = app.broker.view(tp) else { return Err(nobody(tp.partition)) };
+    let (log_start, high_watermark) = {
+        let seen = view.borrow();
+        (seen.log_start, seen.high_watermark)
+    };
+    match from {
+        From::Offset(offset) => Ok(offset),
+        From::Earliest => Ok(log_start),
+        From::Latest => Ok(high_watermark),
+        From::Timestamp(ms) => first_since(app, tp, (log_start, high_watermark), ms).await,
+    }
+}
+
+/// Searches the first record that is not older than `ms`, by halves: leaders' clocks make timestamps rise with offsets.
+async fn first_since(
+    app: &App,
+    tp: TopicPartition,
+    (mut low, mut high): (Offset, Offset),
+    ms: i64,
+) -> ApiResult<Offset> {
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let read = app.broker.read(tp, middle, middle + 1, 1).await;
+        let batches = read.map_err(|error| internal("read the log", &error))?;
+        let Some(batch) = batches.first() else { return Ok(low) };
+        if batch.max_timestamp_ms() < ms {
+            low = batch.end_offset().max(middle + 1);
+            continue;
+        }
+        let first = batch.records().find(|record| record.timestamp_ms >= ms).map(|record| record.offset);
+        match first {
+            Some(offset) if batch.base_offset() < offset && batch.base_offset() >= low => return Ok(offset),
+            Some(offset) if offset < high => high = offset.max(low),
+            Some(_) | None => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+fn respond(topic: &Topic, cursor: Cursor, page: Page, wanted: &Wanted, form: Form) -> Response {
+    let mut out = vec![];
+    let headers = page.headers();
+    let media = match form {
+        Form::Batches => {
+            for batch in &page.batches {
+                out.extend_from_slice(batch.bytes());
+            }
+            BATCH_MEDIA_TYPE
+        }
+        Form::Lines => {
+            for (index, record) in (0..wanted.records_max).zip(page.records()) {
+                if index > 0 && out.len() + record.value.len() > wanted.bytes_max {
+                    break;
+                }
+                write_record(&mut out, page.partition, &record, Layout::Line);
+                out.push(b'\n');
+            }
+            NDJSON
+        }
+        Form::Json => {
+            let (replica, limits) = (page.replica, (wanted.records_max, wanted.bytes_max));
+            write_polled(&mut out, topic.name.as_str(), replica, &[(cursor, page)], limits);
+            "application/json"
+        }
+    };
+    let mut response = ([(header::CONTENT_TYPE, HeaderValue::from_static(media))], out).into_response();
+    for (name, value) in headers {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_start_is_a_word_an_offset_or_a_time() {
+        assert_eq!(From::parse("earliest"), Some(From::Earliest));
+        assert_eq!(From::parse("latest"), Some(From::Latest));
+        assert_eq!(From::parse("17"), Some(From::Offset(17)));
+        assert_eq!(From::parse("timestamp:1500"), Some(From::Timestamp(1_500)));
+        assert_eq!(From::parse("1970-01-01T00:00:01.5Z"), Some(From::Timestamp(1_500)));
+        for text in ["-1", "soon", "timestamp:", "99999999999999999999"] {
+            assert_eq!(From::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_form_follows_accept() {
+        let with = |accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            form(&headers)
+        };
+        assert_eq!(with("*/*"), Form::Json);
+        assert_eq!(with("application/x-ndjson"), Form::Lines);
+        assert_eq!(with(BATCH_MEDIA_TYPE), Form::Batches);
+        assert_eq!(form(&HeaderMap::new()), Form::Json);
+    }
+}
