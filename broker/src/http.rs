@@ -23,7 +23,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
-pub(crate) use call::Call;
+pub(crate) use call::{Call, Segments};
 use error::ApiError;
 use http::{HeaderName, HeaderValue, Method, Uri};
 use pubsub_core::ids::BrokerId;

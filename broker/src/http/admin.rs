@@ -5,11 +5,11 @@ use super::error::{ApiError, ApiResult, refusal, topic_not_found, unavailable};
 use super::forward::{Hop, carried};
 use super::query::Query;
 use super::topics::entry_of;
-use super::{App, Call};
+use super::{App, Call, Segments};
 use crate::http::call::Whole;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use pubsub_core::control::image::{BrokerState, Image, PartitionEntry, TopicConfig};
@@ -318,7 +318,7 @@ async fn wait_ready(app: &App, topic: TopicId, deadline: Instant) -> bool {
 )]
 pub(crate) async fn alter(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let whole = call.body().await?;
@@ -360,7 +360,7 @@ pub(crate) async fn alter(
 )]
 pub(crate) async fn remove(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let whole = call.body().await?;
@@ -402,7 +402,7 @@ pub(crate) async fn remove(
 )]
 pub(crate) async fn add_replica(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let whole = call.body().await?;
@@ -449,7 +449,7 @@ pub(crate) async fn add_replica(
 )]
 pub(crate) async fn remove_replica(
     State(app): State<App>,
-    Path((name, broker)): Path<(String, String)>,
+    Segments((name, broker)): Segments<(String, String)>,
     call: Call,
 ) -> ApiResult<Response> {
     let whole = call.body().await?;

@@ -2,13 +2,13 @@
 
 use super::error::{ApiError, ApiResult, internal};
 use super::forward::{Hop, carried, pass};
-use super::pages::{Cursor, Page, Reading, candidates, nobody};
+use super::pages::{Cursor, PATIENCE, Page, Reading, candidates, nobody};
 use super::poll::write_polled;
 use super::query::Query;
 use super::records_out::{Layout, write_record};
 use super::topics::{Topic, entry_of};
-use super::{App, Call};
-use axum::extract::{Path, State};
+use super::{App, Call, Segments};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -99,7 +99,7 @@ struct Wanted {
 )]
 pub(crate) async fn records(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let wanted = wanted(&call)?;
@@ -129,6 +129,7 @@ pub(crate) async fn records(
         forwarded: true,
         records_max: wanted.records_max,
         bytes_max: wanted.bytes_max,
+        patience: PATIENCE,
     };
     let cursor = Cursor { partition, from, committed: -1 };
     let page = reading.page(cursor, wanted.until).await?;
