@@ -15,6 +15,7 @@ mod query;
 mod records;
 mod records_in;
 mod records_out;
+mod stream;
 mod topics;
 
 use crate::handle::Broker;
