@@ -61,7 +61,8 @@ async fn change(
             },
             None => {
                 let command = command(&*app.image().await?)?;
-                match app.broker.propose(command.clone()).await {
+                let proposed = tokio::time::timeout_at(deadline, app.broker.propose(command.clone())).await;
+                match proposed.unwrap_or(Err(Refusal::Unknown)) {
                     Ok(outcome) => {
                         let behind = || {
                             unavailable("the change is committed, but this broker has not learned of it yet")

@@ -314,7 +314,7 @@ impl App {
             let error = match asked {
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(error)) => error,
-                Err(_) if matches!(request, GroupRequest::Join { .. }) => {
+                Err(_) if !changes(&request) => {
                     return Err(unavailable("the group's coordinator did not answer in time"));
                 }
                 Err(_) => GroupError::Unknown,
@@ -330,6 +330,14 @@ impl App {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+/// Whether a request changes what is stored, so that no answer means "perhaps".
+fn changes(request: &GroupRequest) -> bool {
+    match request {
+        GroupRequest::Commit { .. } | GroupRequest::Delete { .. } | GroupRequest::Leave { .. } => true,
+        GroupRequest::Join { .. } | GroupRequest::Describe { .. } | GroupRequest::List => false,
     }
 }
 
