@@ -242,4 +242,27 @@ impl Broker {
         metrics.store_wal_bytes.set(signed(store.wal_bytes));
         metrics.store_commits.set(signed(store.commits));
     }
+
+    /// Returns what gossip says of each broker; hints, for people to look at.
+    pub fn gossip(&self) -> Vec<serde_json::Value> {
+        unimplemented!()
+    }
+
+    /// Returns counters of gossip, replication and storage for `/stats`: an object with a field for each of them.
+    pub fn stats(&self) -> serde_json::Value {
+        unimplemented!()
+    }
+
+    /// Returns this process's metrics in the Prometheus text format.
+    pub fn metrics_text(&self) -> String {
+        unimplemented!()
+    }
+
+    /// Says whether this broker should be sent requests.
+    ///
+    /// # Errors
+    /// Why not, for people: it has not joined a cluster, its storage takes no writes, or it is stopping.
+    pub fn ready(&self) -> Result<(), String> {
+        unimplemented!()
+    }
 }

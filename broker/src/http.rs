@@ -15,6 +15,7 @@ mod query;
 mod records;
 mod records_in;
 mod records_out;
+mod stream;
 mod topics;
 
 use crate::handle::Broker;
@@ -23,7 +24,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
-pub(crate) use call::Call;
+pub(crate) use call::{Call, Segments};
 use error::ApiError;
 use http::{HeaderName, HeaderValue, Method, Uri};
 use pubsub_core::ids::BrokerId;

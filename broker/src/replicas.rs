@@ -101,6 +101,12 @@ impl ReplicasHandle {
         outcome.await.ok()
     }
 
+    /// Tells the machine whether the volume takes writes.
+    pub(crate) async fn storage(&self, healthy: bool) {
+        // The task ends only with the process.
+        let _ = self.inbox.send(ToReplicas::Input(Box::new(Input::Storage { healthy }))).await;
+    }
+
     /// See [`crate::handle::Broker::view`].
     pub(crate) fn view(&self, partition: TopicPartition) -> Option<watch::Receiver<ReplicaView>> {
         self.views.read().get(&partition).map(watch::Sender::subscribe)

@@ -105,6 +105,7 @@ pub(crate) async fn watch_space(broker: Broker, cancel: CancellationToken) -> an
                 free_bytes = broker.inner.store.free_bytes(),
                 "the volume's free space changed"
             );
+            broker.inner.replicas.storage(healthy).await;
             // The control task ends only with the process.
             let _ = broker.inner.control.inbox.send(ToControl::Input(Input::Storage { healthy })).await;
         }

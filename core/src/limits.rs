@@ -78,6 +78,8 @@ pub const PUBLISH_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 pub const REQUEST_TIMEOUT_MS_MAX: u64 = 60_000;
 /// Time for a request's body to arrive, milliseconds: a stalled sender frees its buffer.
 pub const BODY_TIMEOUT_MS: u64 = 30_000;
+/// Bytes of a body past the limit that are still read, so that its sender gets the refusal and not a broken connection.
+pub const BODY_DISCARDED_MAX: usize = 64 << 20;
 /// Partitions that one poll waits on at once; further ones take turns.
 pub const POLL_PARTITIONS_MAX: usize = 64;
 /// Largest answer that is taken over from another broker, bytes: a page whose first batch is as large as batches get.

@@ -5,11 +5,11 @@ use super::error::{ApiError, ApiResult, refusal, topic_not_found, unavailable};
 use super::forward::{Hop, carried};
 use super::query::Query;
 use super::topics::entry_of;
-use super::{App, Call};
+use super::{App, Call, Segments};
 use crate::http::call::Whole;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use pubsub_core::control::image::{BrokerState, Image, PartitionEntry, TopicConfig};
@@ -61,7 +61,8 @@ async fn change(
             },
             None => {
                 let command = command(&*app.image().await?)?;
-                match app.broker.propose(command.clone()).await {
+                let proposed = tokio::time::timeout_at(deadline, app.broker.propose(command.clone())).await;
+                match proposed.unwrap_or(Err(Refusal::Unknown)) {
                     Ok(outcome) => {
                         let behind = || {
                             unavailable("the change is committed, but this broker has not learned of it yet")
@@ -318,7 +319,7 @@ async fn wait_ready(app: &App, topic: TopicId, deadline: Instant) -> bool {
 )]
 pub(crate) async fn alter(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let whole = call.body().await?;
@@ -360,7 +361,7 @@ pub(crate) async fn alter(
 )]
 pub(crate) async fn remove(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let whole = call.body().await?;
@@ -402,7 +403,7 @@ pub(crate) async fn remove(
 )]
 pub(crate) async fn add_replica(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let whole = call.body().await?;
@@ -449,7 +450,7 @@ pub(crate) async fn add_replica(
 )]
 pub(crate) async fn remove_replica(
     State(app): State<App>,
-    Path((name, broker)): Path<(String, String)>,
+    Segments((name, broker)): Segments<(String, String)>,
     call: Call,
 ) -> ApiResult<Response> {
     let whole = call.body().await?;

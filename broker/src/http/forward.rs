@@ -159,11 +159,13 @@ pub(crate) fn carried(headers: &HeaderMap) -> HeaderMap {
     carried
 }
 
-/// Returns only the header that names the request.
+/// Returns only the headers by which a request is followed from log to log.
 pub(crate) fn named(headers: &HeaderMap) -> HeaderMap {
     let mut named = HeaderMap::new();
-    if let Some(id) = headers.get(REQUEST_ID_HEADER) {
-        named.insert(REQUEST_ID_HEADER, id.clone());
+    for name in [REQUEST_ID_HEADER, "traceparent", "tracestate"] {
+        if let Some(value) = headers.get(name) {
+            named.insert(name, value.clone());
+        }
     }
     named
 }

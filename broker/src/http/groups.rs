@@ -1,12 +1,12 @@
 //! Subscribing, committing, and looking at groups.
 
 use super::error::{ApiError, ApiResult, group as group_error};
-use super::pages::{Cursor, Reading};
+use super::pages::{Cursor, PATIENCE, Reading};
 use super::poll::{reader, unexpected_reply};
 use super::topics::Topic;
-use super::{App, Call};
+use super::{App, Call, Segments};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use futures::future::join_all;
 use http::HeaderMap;
 use pubsub_core::group::{GroupDescription, GroupError, GroupReply, GroupRequest, Reader};
@@ -187,6 +187,7 @@ async fn end_of(
         forwarded: false,
         records_max: 1,
         bytes_max: 1,
+        patience: PATIENCE,
     };
     let cursor = Cursor { partition: tp.partition, from, committed: -1 };
     let page = reading.page(cursor, Instant::now()).await?;
@@ -217,7 +218,7 @@ fn group_id(text: String) -> ApiResult<GroupId> {
 )]
 pub(crate) async fn describe(
     State(app): State<App>,
-    Path(group): Path<String>,
+    Segments(group): Segments<String>,
     call: Call,
 ) -> ApiResult<Json<GroupDetail>> {
     let group = group_id(group)?;
@@ -311,7 +312,7 @@ async fn high_watermark(app: &App, topic: &Topic, tp: TopicPartition, headers: &
 )]
 pub(crate) async fn remove(
     State(app): State<App>,
-    Path(group): Path<String>,
+    Segments(group): Segments<String>,
 ) -> ApiResult<Json<GroupDeleted>> {
     let group = group_id(group)?;
     let GroupReply::Done = app.group(GroupRequest::Delete { group: group.clone() }, patience()).await? else {

@@ -3,9 +3,9 @@
 use super::error::{ApiResult, topic_not_found};
 use super::query::Query;
 use super::topics::{Topic, alive};
-use super::{App, Call};
+use super::{App, Call, Segments};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use pubsub_core::control::image::{Image, PartitionEntry, TopicEntry};
 use pubsub_core::ids::{BrokerId, TopicId, TopicPartition};
 use pubsub_core::partition::Role;
@@ -100,7 +100,7 @@ pub(crate) async fn topics(State(app): State<App>, call: Call) -> ApiResult<Json
 )]
 pub(crate) async fn topic(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Json<TopicDescription>> {
     let topic = app.topic(&name, call.forwarded()).await?;
@@ -117,7 +117,7 @@ pub(crate) async fn topic(
 )]
 pub(crate) async fn replicas(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Json<TopicReplicas>> {
     let Topic { name, id, entry } = app.topic(&name, call.forwarded()).await?;

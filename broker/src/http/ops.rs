@@ -164,7 +164,9 @@ pub(crate) async fn stats(State(app): State<App>) -> Json<Value> {
         }
         let gossip = body.entry("gossip").or_insert_with(|| json!({}));
         if let Some(gossip) = gossip.as_object_mut() {
-            gossip.entry("members").or_insert_with(|| app.broker.gossip().into());
+            for (name, value) in gossip_view(&app.broker.gossip()) {
+                gossip.entry(name).or_insert(value);
+            }
         }
         let replication = body.entry("replication").or_insert_with(|| json!({}));
         if let (Some(replication), Some(image)) = (replication.as_object_mut(), image) {
@@ -175,6 +177,27 @@ pub(crate) async fn stats(State(app): State<App>) -> Json<Value> {
         }
     }
     Json(body)
+}
+
+/// Counts gossip's members by what it thinks of them.
+fn states(gossip: &[Value]) -> BTreeMap<&'static str, usize> {
+    let mut states = BTreeMap::from([("alive", 0), ("suspect", 0), ("dead", 0)]);
+    for member in gossip {
+        let state = member.get("state").or_else(|| member.get("status")).and_then(Value::as_str);
+        if let Some(count) = state.and_then(|state| states.get_mut(state)) {
+            *count += 1;
+        }
+    }
+    states
+}
+
+/// Returns gossip's members by id, and how many there are of each state.
+fn gossip_view(gossip: &[Value]) -> BTreeMap<String, Value> {
+    let id = |member: &Value| member.get("broker_id").or_else(|| member.get("id")).map(Value::to_string);
+    let members: BTreeMap<_, _> = gossip.iter().filter_map(|member| Some((id(member)?, member))).collect();
+    let counts = states(gossip).into_iter().map(|(state, count)| (state.to_owned(), count.into()));
+    let all = [("total_members".to_owned(), gossip.len().into()), ("members".to_owned(), json!(members))];
+    all.into_iter().chain(counts).collect()
 }
 
 fn visible(image: &Image) -> impl Iterator<Item = &Arc<pubsub_core::control::image::TopicEntry>> {
@@ -303,13 +326,7 @@ fn write_view(
         "# HELP pubsub_group_leases Topics held by consumers of groups.\n# TYPE pubsub_group_leases gauge\n",
     );
     writeln!(out, "pubsub_group_leases {}", leases.len()).expect("writing to memory can't fail");
-    let mut states: BTreeMap<&str, usize> = BTreeMap::from([("alive", 0), ("suspect", 0), ("dead", 0)]);
-    for member in gossip {
-        let state = member.get("state").or_else(|| member.get("status")).and_then(Value::as_str);
-        if let Some(count) = state.and_then(|state| states.get_mut(state)) {
-            *count += 1;
-        }
-    }
+    let states = states(gossip);
     out.push_str(
         "# HELP pubsub_gossip_members Brokers as gossip sees them.\n# TYPE pubsub_gossip_members gauge\n",
     );

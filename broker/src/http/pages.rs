@@ -18,6 +18,8 @@ use tokio::time::Instant;
 
 /// Longest wait before it is looked anew who can serve: bounds what a hung replica costs.
 const SLICE: Duration = Duration::from_millis(2_000);
+/// How long a reader looks for a replica that serves it.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(1_000);
 /// What the network may add to another broker's wait.
 const NETWORK_GRACE: Duration = Duration::from_millis(1_000);
 /// A wait shorter than this is over: asking another broker again would take as long.
@@ -95,6 +97,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) records_max: u32,
     /// About so many bytes in one page, but one batch at least.
     pub(crate) bytes_max: usize,
+    /// How long replicas are looked for, even past the wait for records.
+    pub(crate) patience: Duration,
 }
 
 impl Reading<'_> {
@@ -107,7 +111,7 @@ impl Reading<'_> {
     /// Safe: nothing is changed.
     pub(crate) async fn page(&self, cursor: Cursor, until: Instant) -> ApiResult<Page> {
         let tp = TopicPartition { topic: self.topic.id, partition: cursor.partition };
-        let give_up = until.max(Instant::now() + NETWORK_GRACE);
+        let give_up = until.max(Instant::now() + self.patience);
         loop {
             let image = self.app.image().await?;
             let entry = entry_of(&image, tp).ok_or_else(|| topic_not_found(self.topic.name.as_str()))?;
@@ -273,4 +277,92 @@ fn split_batches(mut bytes: Bytes) -> Option<Vec<Batch>> {
 /// Returns an error for a page that nobody serves.
 pub(crate) fn nobody(partition: u32) -> ApiError {
     unavailable("no replica of the partition serves readers right now").partition(partition)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use pubsub_core::control::image::{BrokerEntry, BrokerState, ImageHash};
+    use pubsub_core::ids::{At, BrokerEpoch, ClusterId, PartEpoch, RunId, StorageId};
+    use pubsub_core::record::{BatchBuilder, ValueKind};
+    use std::collections::BTreeMap;
+    use uuid::Uuid;
+
+    const B: fn(u32) -> BrokerId = BrokerId;
+
+    fn cluster(states: &[(u32, BrokerState)]) -> Image {
+        let broker = |state| BrokerEntry {
+            storage_id: StorageId(Uuid::nil()),
+            boot: 1,
+            run_id: RunId(Uuid::nil()),
+            broker_epoch: BrokerEpoch(1),
+            api_base: String::new(),
+            peer_base: String::new(),
+            zone: None,
+            versions: (1, 1),
+            state,
+        };
+        Image {
+            cluster_id: ClusterId(Uuid::nil()),
+            at: At::default(),
+            hash: ImageHash::default(),
+            feature_level: 1,
+            voters: BTreeMap::new(),
+            brokers: states.iter().map(|(id, state)| (BrokerId(*id), broker(*state))).collect(),
+            topics: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+        }
+    }
+
+    fn partition(replicas: &[u32], isr: &[u32]) -> PartitionEntry {
+        let ids = |ids: &[u32]| ids.iter().copied().map(BrokerId).collect();
+        PartitionEntry {
+            replicas: ids(replicas),
+            adding: vec![],
+            removing: vec![],
+            isr: ids(isr),
+            leader: None,
+            leader_epoch: LeaderEpoch(1),
+            part_epoch: PartEpoch(1),
+        }
+    }
+
+    #[test]
+    fn readers_are_served_here_if_in_sync_else_by_live_replicas_in_turns() {
+        use BrokerState::{Active, Fenced};
+        let image = cluster(&[(1, Active), (2, Active), (3, Active), (4, Fenced)]);
+        let entry = partition(&[1, 2, 3, 4], &[1, 2, 4]);
+        assert_eq!(candidates(&image, &entry, B(1), None, 0), [B(1), B(2)]);
+        assert_eq!(candidates(&image, &entry, B(3), None, 0), [B(1), B(2)]);
+        assert_eq!(candidates(&image, &entry, B(3), None, 1), [B(2), B(1)]);
+        assert_eq!(candidates(&image, &entry, B(1), Some(B(2)), 0), [B(2), B(1)]);
+        assert_eq!(
+            candidates(&image, &entry, B(1), Some(B(4)), 0),
+            [B(1), B(2)],
+            "a dead replica is not preferred"
+        );
+        assert_eq!(
+            candidates(&image, &entry, B(1), Some(B(9)), 0),
+            [B(1), B(2)],
+            "nor is a broker that holds nothing"
+        );
+    }
+
+    #[test]
+    fn batches_that_stand_in_a_row_are_split_and_damage_is_noticed() {
+        let batch = |base| {
+            let mut builder = BatchBuilder::new();
+            builder.push(None, b"", ValueKind::Json, b"1");
+            builder.build(base, LeaderEpoch(1), 1).unwrap()
+        };
+        let row = [batch(4).bytes().as_ref(), batch(5).bytes().as_ref()].concat();
+        let split = split_batches(Bytes::from(row.clone())).unwrap();
+        assert_eq!(split.iter().map(Batch::base_offset).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(split_batches(Bytes::new()), Some(vec![]));
+        assert_eq!(split_batches(Bytes::from(row[..row.len() - 1].to_vec())), None);
+        let mut damaged = row;
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(split_batches(Bytes::from(damaged)), None);
+    }
 }

@@ -1,7 +1,7 @@
 //! `GET /poll`: what a reader has not read yet, as soon as there is something.
 
 use super::error::{ApiError, ApiResult, consumer_required, group as group_error, unavailable};
-use super::pages::{Cursor, Page, Reading};
+use super::pages::{Cursor, PATIENCE, Page, Reading};
 use super::query::Query;
 use super::records_out::{Layout, write_number, write_record, write_signed, write_string};
 use super::topics::Topic;
@@ -253,11 +253,14 @@ impl Poll<'_> {
             bytes_max: (self.wanted.bytes_max / cursors.len().max(1))
                 .max(64 << 10)
                 .min(self.wanted.bytes_max),
+            patience: PATIENCE,
         };
         if let [cursor] = cursors {
             return Ok(vec![(*cursor, reading.page(*cursor, until).await?)]);
         }
         let now = Instant::now();
+        // A partition that nobody serves must not delay the others.
+        let reading = Reading { patience: Duration::ZERO, ..reading };
         let read =
             join_all(cursors.iter().map(async |cursor| (*cursor, reading.page(*cursor, now).await))).await;
         let mut pages = Vec::with_capacity(read.len());
@@ -311,22 +314,30 @@ impl App {
             let error = match asked {
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(error)) => error,
-                Err(_) if matches!(request, GroupRequest::Join { .. }) => {
+                Err(_) if !changes(&request) => {
                     return Err(unavailable("the group's coordinator did not answer in time"));
                 }
                 Err(_) => GroupError::Unknown,
             };
             // A commit that may have been kept can be made again: it sets the same position.
-            let again = match (&error, &request) {
-                (GroupError::Unavailable, _) | (GroupError::Unknown, GroupRequest::Commit { .. }) => true,
-                _ => false,
-            };
+            let again = matches!(
+                (&error, &request),
+                (GroupError::Unavailable, _) | (GroupError::Unknown, GroupRequest::Commit { .. })
+            );
             let pause = Duration::from_millis(100);
             if !again || Instant::now() + pause >= until {
                 return Err(group_error(&error));
             }
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+/// Whether a request changes what is stored, so that no answer means "perhaps".
+fn changes(request: &GroupRequest) -> bool {
+    match request {
+        GroupRequest::Commit { .. } | GroupRequest::Delete { .. } | GroupRequest::Leave { .. } => true,
+        GroupRequest::Join { .. } | GroupRequest::Describe { .. } | GroupRequest::List => false,
     }
 }
 

@@ -1,28 +1,29 @@
 //! `POST /topics/{topic}/publish`: from a body to batches, one for each partition, and from there to their leaders.
 
+mod body;
+
 use super::error::{ApiError, ApiResult, append as append_error, unavailable};
 use super::forward::{Hop, named, problem};
 use super::query::Query;
-use super::records_in::{JsonBody, NewRecord, check_batch, read_json, read_lines};
+use super::records_in::NewRecord;
 use super::topics::{Topic, entry_of};
-use super::{App, Call};
-use axum::extract::{Path, State};
+use super::{App, Call, Segments};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use body::{Body, read, refuse_idempotent};
 use futures::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pubsub_core::ids::{BrokerId, Offset, TopicPartition};
 use pubsub_core::limits::{
-    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, PUBLISH_TIMEOUT_MS_DEFAULT, RECORD_BYTES_MAX, REQUEST_TIMEOUT_MS_MAX,
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, PUBLISH_TIMEOUT_MS_DEFAULT, REQUEST_TIMEOUT_MS_MAX,
 };
 use pubsub_core::partition::{Acks, AppendError, Appended};
-use pubsub_core::record::{Batch, BatchBuilder, FRAME_BYTES, HEADER_BYTES, ValueKind};
+use pubsub_core::record::{Batch, BatchBuilder, FRAME_BYTES, HEADER_BYTES};
 use pubsub_core::wire::client::{
-    BATCH_MEDIA_TYPE, EXPECTED_OFFSET_HEADER, KEY_HEADER, LEADER_EPOCH_HEADER, NDJSON, Placed, Published,
-    PublishedBatch, PublishedMany, RECORD_HEADER_PREFIX, partition_of_key,
+    BATCH_MEDIA_TYPE, EXPECTED_OFFSET_HEADER, LEADER_EPOCH_HEADER, Placed, Published, PublishedBatch,
+    PublishedMany, partition_of_key,
 };
 use pubsub_core::wire::error::{ErrorCode, Problem};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -44,14 +45,6 @@ struct Wanted {
     partition: Option<u32>,
     expected_offset: Option<Offset>,
     deadline: Instant,
-}
-
-/// The records of one request.
-enum Body<'a> {
-    One(NewRecord<'a>),
-    Many(Vec<NewRecord<'a>>),
-    Lines(Vec<NewRecord<'a>>),
-    Batch(Batch),
 }
 
 /// Publishes one record, several, or a batch.
@@ -85,12 +78,13 @@ enum Body<'a> {
 )]
 pub(crate) async fn publish(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let wanted = wanted(&call)?;
     refuse_idempotent(&call.headers)?;
     let forwarded = call.forwarded();
+    let bytes = call.body().await?;
     let topic = app.topic(&name, forwarded).await?;
     if topic.name.as_str().starts_with("__") {
         return Err(ApiError::new(
@@ -101,7 +95,6 @@ pub(crate) async fn publish(
     if let Some(partition) = wanted.partition {
         topic.partition(partition)?;
     }
-    let bytes = call.body().await?;
     let body = read(&bytes.headers, &bytes.body)?;
     let at = Publish { app: &app, topic: &topic, wanted, forwarded, headers: &bytes.headers };
     match body {
@@ -136,92 +129,6 @@ fn wanted(call: &Call) -> ApiResult<Wanted> {
     });
     let deadline = Instant::now() + Duration::from_millis(timeout_ms);
     Ok(Wanted { acks, partition, expected_offset: expected_offset.transpose()?, deadline })
-}
-
-fn refuse_idempotent(headers: &HeaderMap) -> ApiResult<()> {
-    let asked =
-        ["producer-id", "producer-epoch", "producer-seq"].iter().find(|name| headers.contains_key(**name));
-    asked.map_or(Ok(()), |name| {
-        let detail =
-            format!("idempotent producers are not supported yet: leave {name} out, and expect at-least-once");
-        Err(ApiError::new(ErrorCode::Unsupported, detail))
-    })
-}
-
-fn read<'a>(headers: &'a HeaderMap, body: &'a Bytes) -> ApiResult<Body<'a>> {
-    let full = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media = full.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match media.as_str() {
-        // The last one is what curl says of any body; nothing else could be meant by it here.
-        "" | "application/json" | "application/x-www-form-urlencoded" => Ok(match read_json(body)? {
-            JsonBody::One(record) => Body::One(record),
-            JsonBody::Many(records) => Body::Many(records),
-        }),
-        NDJSON | "application/ndjson" | "application/jsonl" => Ok(Body::Lines(read_lines(body)?)),
-        "application/octet-stream" => Ok(Body::One(raw(headers, ValueKind::Bytes, Cow::Borrowed(body))?)),
-        BATCH_MEDIA_TYPE => Ok(Body::Batch(read_batch(body)?)),
-        text if text.starts_with("text/") => {
-            let text = std::str::from_utf8(body).map_err(|_| {
-                ApiError::field("value_error", &["body"], "not UTF-8; send it as application/octet-stream")
-            })?;
-            let value = serde_json::to_vec(text).expect("a string is JSON");
-            Ok(Body::One(raw(headers, ValueKind::Json, Cow::Owned(value))?))
-        }
-        json if json.ends_with("+json") => Ok(match read_json(body)? {
-            JsonBody::One(record) => Body::One(record),
-            JsonBody::Many(records) => Body::Many(records),
-        }),
-        other => {
-            let detail = format!(
-                "{other} is not read here; use application/json, {NDJSON}, application/octet-stream, text/plain or {BATCH_MEDIA_TYPE}"
-            );
-            Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail))
-        }
-    }
-}
-
-fn raw<'a>(headers: &'a HeaderMap, kind: ValueKind, value: Cow<'a, [u8]>) -> ApiResult<NewRecord<'a>> {
-    let text = |name: &str, value: &'a HeaderValue| {
-        let fault = || ApiError::field("value_error", &["header", name], "not UTF-8");
-        std::str::from_utf8(value.as_bytes()).map_err(|_| fault())
-    };
-    let key = headers.get(KEY_HEADER).map(|value| text(KEY_HEADER, value)).transpose()?;
-    let mut record_headers = BTreeMap::new();
-    for (name, value) in headers {
-        if let Some(short) = name.as_str().strip_prefix(RECORD_HEADER_PREFIX) {
-            record_headers.insert(short, text(name.as_str(), value)?);
-        }
-    }
-    let headers = if record_headers.is_empty() {
-        vec![]
-    } else {
-        serde_json::to_vec(&record_headers).expect("a map of strings is JSON")
-    };
-    let size = key.map_or(0, str::len) + headers.len() + value.len();
-    if size > RECORD_BYTES_MAX {
-        let detail = format!(
-            "the record has {size} bytes of key, headers and value; at most {RECORD_BYTES_MAX} are taken"
-        );
-        return Err(ApiError::new(ErrorCode::RecordTooLarge, detail).ambiguous(false));
-    }
-    let key = key.map(|key| Cow::Borrowed(key.as_bytes()));
-    Ok(NewRecord { key, headers: Cow::Owned(headers), kind, value })
-}
-
-fn read_batch(body: &Bytes) -> ApiResult<Batch> {
-    let batch = Batch::decode(body.clone())
-        .map_err(|error| ApiError::field("value_error", &["body"], error.to_string()))?;
-    if batch.bytes().len() != body.len() {
-        return Err(ApiError::field("value_error", &["body"], "send one batch, with nothing behind it"));
-    }
-    if !batch.producer_id().is_nil() {
-        return Err(ApiError::new(
-            ErrorCode::Unsupported,
-            "idempotent producers are not supported yet: leave the batch's producer id zero",
-        ));
-    }
-    check_batch(&batch)?;
-    Ok(batch)
 }
 
 /// Records of one partition, with the place of each in the request.
@@ -492,13 +399,13 @@ fn batch_prefix(records: &[NewRecord<'_>]) -> usize {
 
 /// Whether a failure is definite and may pass by itself.
 fn worth_retrying(refused: &ApiError) -> bool {
-    let passing = match refused.code() {
+    let passing = matches!(
+        refused.code(),
         ErrorCode::NotLeader
-        | ErrorCode::NotEnoughReplicas
-        | ErrorCode::Unavailable
-        | ErrorCode::BrokerUnreachable => true,
-        _ => false,
-    };
+            | ErrorCode::NotEnoughReplicas
+            | ErrorCode::Unavailable
+            | ErrorCode::BrokerUnreachable
+    );
     passing && refused.0.ambiguous == Some(false)
 }
 
@@ -506,5 +413,51 @@ impl App {
     /// Returns whose turn it is among partitions that are as good as each other.
     pub(crate) fn turn(&self) -> u32 {
         self.turns.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use pubsub_core::record::ValueKind;
+    use std::borrow::Cow;
+
+    #[test]
+    fn a_given_partition_wins_over_the_key_and_the_key_over_turns() {
+        assert_eq!(choose(Some(5), Some(b"123456789"), 8, 1), 5);
+        assert_eq!(choose(None, Some(b"123456789"), 8, 1), 3);
+        assert_eq!([6, 7, 8, 9].map(|turn| choose(None, None, 8, turn)), [6, 7, 0, 1]);
+    }
+
+    #[test]
+    fn lines_are_cut_where_a_batch_is_full_but_never_before_one() {
+        let record = |size| NewRecord {
+            key: None,
+            headers: Cow::Borrowed(&b""[..]),
+            kind: ValueKind::Bytes,
+            value: Cow::Owned(vec![0; size]),
+        };
+        let big: Vec<_> = (0..6).map(|_| record(1 << 20)).collect();
+        assert_eq!(batch_prefix(&big), 3);
+        let small: Vec<_> = (0..BATCH_RECORDS_MAX + 1).map(|_| record(1)).collect();
+        assert_eq!(batch_prefix(&small), BATCH_RECORDS_MAX);
+        assert_eq!(batch_prefix(&[record(BATCH_BYTES_MAX)]), 1);
+    }
+
+    #[test]
+    fn only_what_failed_for_certain_is_tried_again() {
+        let ask = |error: AppendError| worth_retrying(&append_error(&error, 0));
+        assert!(ask(AppendError::NotLeader { leader: None }));
+        assert!(ask(AppendError::NotEnoughReplicas { alive: 1, min_isr: 2 }));
+        for error in
+            [AppendError::Unknown, AppendError::TimedOut, AppendError::StorageFull, AppendError::Overloaded]
+        {
+            assert!(!ask(error));
+        }
+        let cut = super::super::forward::ForwardError::NoAnswer("x".into()).of_change();
+        assert!(!worth_retrying(&cut));
+        let never_sent = super::super::forward::ForwardError::NotSent("x".into()).of_change();
+        assert!(worth_retrying(&never_sent));
     }
 }

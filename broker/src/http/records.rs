@@ -2,13 +2,14 @@
 
 use super::error::{ApiError, ApiResult, internal};
 use super::forward::{Hop, carried, pass};
-use super::pages::{Cursor, Page, Reading, candidates, nobody};
+use super::pages::{Cursor, PATIENCE, Page, Reading, candidates, nobody};
 use super::poll::write_polled;
 use super::query::Query;
 use super::records_out::{Layout, write_record};
+use super::stream::{follow, resumed};
 use super::topics::{Topic, entry_of};
-use super::{App, Call};
-use axum::extract::{Path, State};
+use super::{App, Call, Segments};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -53,6 +54,7 @@ enum Form {
     Json,
     Lines,
     Batches,
+    Events,
 }
 
 fn form(headers: &HeaderMap) -> Form {
@@ -64,6 +66,8 @@ fn form(headers: &HeaderMap) -> Form {
         || accept.contains("application/jsonl")
     {
         Form::Lines
+    } else if accept.contains("text/event-stream") {
+        Form::Events
     } else {
         Form::Json
     }
@@ -90,8 +94,8 @@ struct Wanted {
         ("wait_ms" = Option<u64>, Query, description = "How long to wait for a record, 0 (default) to 60000"),
     ),
     responses(
-        (status = 200, description = "Committed records, maybe none; as JSON, one a line, or as stored batches by `Accept`",
-         content((Polled = "application/json"), (String = "application/x-ndjson"), (Vec<u8> = "application/vnd.pubsub.batch"))),
+        (status = 200, description = "Committed records, maybe none; as JSON, one a line, as stored batches, or followed live, by `Accept`",
+         content((Polled = "application/json"), (String = "application/x-ndjson"), (Vec<u8> = "application/vnd.pubsub.batch"), (String = "text/event-stream"))),
         (status = 404, description = "TOPIC_NOT_FOUND, PARTITION_NOT_FOUND", body = Problem),
         (status = 422, description = "VALIDATION_FAILED", body = Problem),
         (status = 503, description = "UNAVAILABLE", body = Problem),
@@ -99,7 +103,7 @@ struct Wanted {
 )]
 pub(crate) async fn records(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
     let wanted = wanted(&call)?;
@@ -119,7 +123,13 @@ pub(crate) async fn records(
     if !forwarded && let Some(answer) = elsewhere(&app, &topic, tp, &wanted, (query, headers)).await? {
         return Ok(answer);
     }
-    let from = start(&app, tp, wanted.from).await?;
+    let mut from = start(&app, tp, wanted.from).await?;
+    if form(&call.headers) == Form::Events {
+        from = resumed(&call.headers, partition).unwrap_or(from);
+        let (cursor, limits) =
+            (Cursor { partition, from, committed: -1 }, (wanted.records_max, wanted.bytes_max));
+        return Ok(follow(app, topic, cursor, call.headers, limits));
+    }
     let reading = Reading {
         app: &app,
         topic: &topic,
@@ -129,6 +139,7 @@ pub(crate) async fn records(
         forwarded: true,
         records_max: wanted.records_max,
         bytes_max: wanted.bytes_max,
+        patience: PATIENCE,
     };
     let cursor = Cursor { partition, from, committed: -1 };
     let page = reading.page(cursor, wanted.until).await?;
@@ -250,7 +261,8 @@ fn respond(topic: &Topic, cursor: Cursor, page: Page, wanted: &Wanted, form: For
             }
             NDJSON
         }
-        Form::Json => {
+        // Streams are answered before a page is read.
+        Form::Events | Form::Json => {
             let (replica, limits) = (page.replica, (wanted.records_max, wanted.bytes_max));
             write_polled(&mut out, topic.name.as_str(), replica, &[(cursor, page)], limits);
             "application/json"

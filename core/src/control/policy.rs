@@ -473,8 +473,10 @@ pub(crate) fn alter_isr(image: &Image, request: &AlterIsr, lapses: Lapses) -> Op
         return None;
     }
     let isr = entry.replicas.iter().filter(|id| wanted.contains(id)).copied().collect();
-    let same = entry.isr.iter().copied().collect::<BTreeSet<_>>() == wanted;
-    if same { None } else { changed(request.partition, entry, PartitionEntry { isr, ..entry.clone() }) }
+    // The same members again are a change too: it uses the token up. That is how a leader withdraws a wish for a member
+    // that fell silent, which a delayed copy could otherwise fulfil after the leader stopped counting that member.
+    let part_epoch = PartEpoch(entry.part_epoch.0 + 1);
+    Some(Op::SetPartition { partition: request.partition, entry: PartitionEntry { isr, part_epoch, ..entry.clone() } })
 }
 
 /// Returns what should be changed though nobody asked: leaders for leaderless partitions, and the internal topic.
