@@ -131,12 +131,7 @@ impl World {
         let process = self.nodes.get(&id)?.process.as_ref()?.serial;
         let ticket = self.clients.ticket();
         if let Command::DeleteTopic { name } = &command {
-            let topic = self.metadata.newest().and_then(|image| topic_named(image, name)).or(self
-                .clients
-                .topics
-                .get(name)
-                .copied());
-            topic.into_iter().for_each(|topic| self.metadata.delete_asked(topic));
+            self.metadata.delete_asked(name);
         }
         self.clients.admins.insert(ticket.0, Admin { command: command.clone(), outcome: None });
         let input = Box::new(control::Input::Propose { ticket, command });
@@ -460,8 +455,4 @@ impl World {
             (!whole).then(|| format!("replica {replica} shows {shown:?}, the leader {view:?}"))
         })
     }
-}
-
-fn topic_named(image: &Image, name: &TopicName) -> Option<TopicId> {
-    image.topics.iter().find(|(_, entry)| entry.name == *name).map(|(id, _)| *id)
 }

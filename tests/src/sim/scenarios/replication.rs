@@ -304,7 +304,7 @@ pub(super) fn commits_with_too_few_copies(world: &mut World) -> Flow {
         if packet.to == other && kind(&packet.body) == "push" { Verdict::Drop } else { Verdict::Pass }
     });
     until_in_sync(world, partition, other, false)?;
-    world.run_for(2_500)?;
+    world.run_for(7_000)?;
     publish_some(world, leader, partition, Acks::Leader, 3)?;
     publish_some(world, leader, partition, Acks::All, 3)?;
     world.run_for(1_000)?;
