@@ -89,8 +89,15 @@ impl World {
     }
 
     fn send(&mut self, id: BrokerId, serial: u64, to: BrokerId, message: Message) -> Checked {
-        let hard = &self.nodes[&id].disk.hard;
+        let node = &self.nodes[&id];
+        let hard = &node.disk.hard;
         self.metadata.sent(hard, serial, to, &message)?;
+        if let (Message::Accepted { epoch, .. }, Some(process)) = (&message, &node.process) {
+            let electing = process.control.status(process.clock.local(self.now)).electing;
+            ensure(!electing, Invariant::E1, || {
+                format!("broker {id} accepts for {to} in {epoch} and stays candidate")
+            })?;
+        }
         let packet = Packet {
             from: id,
             from_storage: hard.storage_id,
@@ -336,7 +343,8 @@ impl World {
     pub(crate) fn synced(&mut self, id: BrokerId) -> Checked {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let Some(serial) = node.process.as_ref().map(|process| process.serial) else { return Ok(()) };
-        let done: Vec<_> = (0..std::mem::take(&mut node.disk.syncing)).filter_map(|_| node.disk.sync_one()).collect();
+        let done: Vec<_> =
+            (0..std::mem::take(&mut node.disk.syncing)).filter_map(|_| node.disk.sync_one()).collect();
         for write in done {
             let input = Box::new(partition::Input::Written { id: write });
             self.schedule(self.now, id, Happening::Replicas { process: serial, input });
