@@ -131,12 +131,7 @@ impl World {
         let process = self.nodes.get(&id)?.process.as_ref()?.serial;
         let ticket = self.clients.ticket();
         if let Command::DeleteTopic { name } = &command {
-            let topic = self.metadata.newest().and_then(|image| topic_named(image, name)).or(self
-                .clients
-                .topics
-                .get(name)
-                .copied());
-            topic.into_iter().for_each(|topic| self.metadata.delete_asked(topic));
+            self.metadata.delete_asked(name);
         }
         self.clients.admins.insert(ticket.0, Admin { command: command.clone(), outcome: None });
         let input = Box::new(control::Input::Propose { ticket, command });
@@ -379,7 +374,8 @@ impl World {
         let partitions: Vec<_> =
             image.iter().flat_map(|image| logs::partitions(image)).map(|(at, min, _)| (at, min)).collect();
         for (partition, min_isr) in &partitions {
-            if !self.logs.is_excused(*partition, *min_isr) {
+            let lost = self.entry(*partition).is_none_or(|entry| self.is_lost(&entry));
+            if !lost && !self.logs.is_excused(*partition, *min_isr) {
                 self.publish_acked(*partition, 3_000)?;
             }
         }
@@ -433,11 +429,17 @@ impl World {
             }
         }
         logs::partitions(image).find_map(|(partition, min_isr, entry)| {
-            if self.logs.is_excused(partition, min_isr) {
+            if self.logs.is_excused(partition, min_isr) || self.is_lost(entry) {
                 return None;
             }
             self.unhealed_partition(partition, entry).map(|why| format!("{partition}: {why}; {entry:?}"))
         })
+    }
+
+    /// Returns whether all copies may have been on lost volumes: created on a broker whose loss nobody had seen yet.
+    fn is_lost(&self, entry: &PartitionEntry) -> bool {
+        entry.isr.is_empty()
+            && u32::try_from(entry.replicas.len()).is_ok_and(|copies| copies <= self.volumes_lost)
     }
 
     fn unhealed_partition(&self, partition: TopicPartition, entry: &PartitionEntry) -> Option<String> {
@@ -460,8 +462,4 @@ impl World {
             (!whole).then(|| format!("replica {replica} shows {shown:?}, the leader {view:?}"))
         })
     }
-}
-
-fn topic_named(image: &Image, name: &TopicName) -> Option<TopicId> {
-    image.topics.iter().find(|(_, entry)| entry.name == *name).map(|(id, _)| *id)
 }

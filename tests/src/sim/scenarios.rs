@@ -26,7 +26,7 @@ pub const MIXES: [Scenario; 5] = [
 ];
 
 /// The named courses of events that break naive designs.
-pub const NAMED: [Scenario; 31] = [
+pub const NAMED: [Scenario; 32] = [
     three("split_brain_classic_bully", election::split_brain_classic_bully),
     three("late_coordinator_message", election::late_coordinator_message),
     three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
@@ -35,7 +35,7 @@ pub const NAMED: [Scenario; 31] = [
     three("compare_version_without_epoch", election::compare_version_without_epoch),
     three("zombie_proposal_unfenced", election::zombie_proposal_unfenced),
     three("figure8_old_tag", election::figure8_old_tag),
-    three("act_before_commit", election::act_before_commit),
+    five("act_before_commit", election::act_before_commit),
     three("sigstop_coordinator_wakes", election::sigstop_coordinator_wakes),
     three("amnesiac_voter", election::amnesiac_voter),
     three("two_amnesiacs_found_a_cluster", election::two_amnesiacs_found_a_cluster),
@@ -44,10 +44,11 @@ pub const NAMED: [Scenario; 31] = [
     three("deaf_voter_campaigns", election::deaf_voter_campaigns),
     three("isr_shrunk_before_commit", replication::isr_shrunk_before_commit),
     three("isr_expansion_not_counted", replication::isr_expansion_not_counted),
-    three("join_against_hw_only", replication::join_against_hw_only),
+    five("join_against_hw_only", replication::join_against_hw_only),
     three("truncate_to_hw", replication::truncate_to_hw),
     three("fast_leader_change_divergence", replication::fast_leader_change_divergence),
     three("ack_counts_unverified_suffix", replication::ack_counts_unverified_suffix),
+    three("unconfirmed_suffix_is_truncated", replication::unconfirmed_suffix_is_truncated),
     three("follower_ignores_leader_epoch", replication::follower_ignores_leader_epoch),
     three("wiped_replica_still_in_isr", replication::wiped_replica_still_in_isr),
     three("join_request_outlives_restart", replication::join_request_outlives_restart),

@@ -14,6 +14,8 @@ use pubsub_core::wire::internal::{Message, ReplicateReply, ReplicateRequest};
 
 /// After how long a leader gives up on the answer to a push, ms.
 const PUSH_TIMEOUT_MS: u64 = 1_000;
+/// How long a lost copy may still be counted by a leader that was stopped or has a slow disk, ms.
+const LOSS_COUNTS_MS: u64 = 6_000;
 /// Wall clock at the start of a run, ms since 1970.
 const WALL_START_MS: i64 = 1_790_000_000_000;
 
@@ -87,8 +89,15 @@ impl World {
     }
 
     fn send(&mut self, id: BrokerId, serial: u64, to: BrokerId, message: Message) -> Checked {
-        let hard = &self.nodes[&id].disk.hard;
+        let node = &self.nodes[&id];
+        let hard = &node.disk.hard;
         self.metadata.sent(hard, serial, to, &message)?;
+        if let (Message::Accepted { epoch, .. }, Some(process)) = (&message, &node.process) {
+            let electing = process.control.status(process.clock.local(self.now)).electing;
+            ensure(!electing, Invariant::E1, || {
+                format!("broker {id} accepts for {to} in {epoch} and stays candidate")
+            })?;
+        }
         let packet = Packet {
             from: id,
             from_storage: hard.storage_id,
@@ -278,7 +287,7 @@ impl World {
             log.is_some_and(|log| log.range(last.base_offset(), last.end_offset()) == [last.clone()])
         };
         let copies = self.nodes.values().filter(holds).count();
-        let recent = self.last_loss.is_some_and(|at| self.now < at + 500);
+        let recent = self.last_loss.is_some_and(|at| self.now < at + LOSS_COUNTS_MS);
         let floor = usize::try_from(floor).expect("few replicas").saturating_sub(usize::from(recent));
         ensure(copies >= floor, Invariant::R1, || {
             format!("{last:?} of {partition} is committed with {copies} copies")

@@ -245,7 +245,7 @@ impl World {
         self.kill(id);
         let storage = StorageId(self.rng.uuid());
         let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
-        self.logs.volume_lost(id, &node.disk);
+        self.logs.volume_lost(id, &node.disk, self.metadata.newest().map(AsRef::as_ref));
         node.disk = Disk::new(id, storage);
         self.volumes_lost += 1;
         self.last_loss = Some(self.now);

@@ -45,6 +45,7 @@ scenarios! {
     truncate_to_hw
     fast_leader_change_divergence
     ack_counts_unverified_suffix
+    unconfirmed_suffix_is_truncated
     follower_ignores_leader_epoch
     wiped_replica_still_in_isr
     join_request_outlives_restart

@@ -89,10 +89,14 @@ impl LogChecks {
         self.dead.insert(partition);
     }
 
-    /// Notes the loss of a broker's volume.
-    pub fn volume_lost(&mut self, broker: BrokerId, disk: &Disk) {
-        for partition in disk.written.keys().chain(disk.durable.keys()).collect::<BTreeSet<_>>() {
-            self.partitions.entry(*partition).or_default().losses += 1;
+    /// Notes the loss of a broker's volume, with all that was or should have been on it.
+    pub fn volume_lost(&mut self, broker: BrokerId, disk: &Disk, image: Option<&Image>) {
+        let mut lost: BTreeSet<_> = disk.written.keys().chain(disk.durable.keys()).copied().collect();
+        let placed =
+            image.into_iter().flat_map(partitions).filter(|(_, _, entry)| entry.replicas.contains(&broker));
+        lost.extend(placed.map(|(partition, _, _)| partition));
+        for partition in lost {
+            self.partitions.entry(partition).or_default().losses += 1;
         }
         self.process_gone(broker);
     }

@@ -6,7 +6,7 @@
 use super::{Broken, Checked, ensure};
 use pubsub_core::control::image::{Image, ImageHash};
 use pubsub_core::control::{Hard, Outcome};
-use pubsub_core::ids::{At, BrokerId, ClusterId, ControllerEpoch, StorageId, TopicId};
+use pubsub_core::ids::{At, BrokerId, ClusterId, ControllerEpoch, StorageId, TopicId, TopicName};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::wire::internal::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,9 +29,9 @@ pub struct MetadataChecks {
     places: BTreeMap<At, ImageHash>,
     settled: BTreeMap<u64, Arc<Image>>,
     cluster: Option<ClusterId>,
-    created: BTreeMap<TopicId, At>,
+    created: BTreeMap<TopicId, (At, TopicName)>,
     deleted: BTreeMap<TopicId, At>,
-    deletes_asked: BTreeSet<TopicId>,
+    deletes_asked: BTreeSet<TopicName>,
     refused: BTreeSet<TopicId>,
     /// Images that candidates learned from grants, by the candidate's process.
     adoptable: BTreeMap<u64, BTreeMap<At, ImageHash>>,
@@ -227,8 +227,8 @@ impl MetadataChecks {
 
     /// M2: what was acknowledged is in every later image, what was refused in none.
     fn check_topics(&self, image: &Image) -> Checked {
-        for (topic, at) in &self.created {
-            let gone = self.deletes_asked.contains(topic) && image.tombstones.contains_key(topic);
+        for (topic, (at, name)) in &self.created {
+            let gone = self.deletes_asked.contains(name) && image.tombstones.contains_key(topic);
             ensure(image.at < *at || gone || image.topics.contains_key(topic), Invariant::M2, || {
                 format!("topic {topic}, acknowledged at {at}, is missing from {}", image.at)
             })?;
@@ -323,16 +323,19 @@ impl MetadataChecks {
             Invariant::M2,
             || format!("{outcome:?} was acknowledged, but {} is not committed or lacks it", outcome.at),
         )?;
-        let changes = if deletes { &mut self.deleted } else { &mut self.created };
-        changes.entry(outcome.topic).or_insert(outcome.at);
+        let name = image.and_then(|image| image.topics.get(&outcome.topic)).map(|topic| topic.name.clone());
+        match name {
+            Some(name) => drop(self.created.entry(outcome.topic).or_insert((outcome.at, name))),
+            None => drop(self.deleted.entry(outcome.topic).or_insert(outcome.at)),
+        }
         let later: Vec<_> =
             self.settled.range(outcome.at.version..).map(|(_, image)| image.clone()).collect();
         later.iter().try_for_each(|image| self.check_topics(image))
     }
 
-    /// Notes that a client asked for the deletion of a topic.
-    pub fn delete_asked(&mut self, topic: TopicId) {
-        self.deletes_asked.insert(topic);
+    /// Notes that a client asked for the deletion of whatever topic has a name.
+    pub fn delete_asked(&mut self, name: &TopicName) {
+        self.deletes_asked.insert(name.clone());
     }
 
     /// Notes that the creation of a topic was refused for good.

@@ -215,14 +215,12 @@ pub(super) fn act_before_commit(world: &mut World) -> Flow {
     world.start_clients((10, 40));
     for _ in 0..4 {
         let old = controller_but(world, None)?;
-        let victim = world.ids().into_iter().find(|id| *id != old).unwrap_or(old);
-        world.network.rule(move |packet| {
-            if is_from(packet, old, &["accept"]) && packet.to == victim {
-                Verdict::Pass
-            } else {
-                drop_accept(packet, old)
-            }
-        });
+        world.run_for(500)?;
+        let others: Vec<_> = world.ids().into_iter().filter(|id| *id != old).collect();
+        let (victim, witness) = (others[0], others[1]);
+        world
+            .network
+            .rule(move |packet| if packet.to == witness { Verdict::Pass } else { drop_accept(packet, old) });
         world.kill(victim);
         world.run_for(1_800)?;
         world.start(victim);

@@ -151,9 +151,17 @@ pub(super) fn truncate_to_hw(world: &mut World) -> Flow {
     for _ in 0..4 {
         let Some(leader) = world.entry(cast.partition).and_then(|entry| entry.leader) else { break };
         let before = world.committed_end(cast.partition);
+        world.network.rule(move |packet| match &packet.body {
+            Body::Push { request, .. } => {
+                let mut items = request.items.iter().filter(|item| item.partition == cast.partition);
+                if items.any(|item| item.high_watermark > before) { Verdict::Drop } else { Verdict::Pass }
+            }
+            _ => Verdict::Pass,
+        });
         publish_some(world, leader, cast.partition, Acks::All, 1)?;
         world.run_until(1_000, |world| world.committed_end(cast.partition) > before)?;
         world.kill(leader);
+        world.network.no_rule();
         new_leader(world, cast.partition, leader)?;
         world.start(leader);
         world.run_for(2_500)?;
@@ -191,8 +199,32 @@ pub(super) fn fast_leader_change_divergence(world: &mut World) -> Flow {
     diverge(world, count, count)
 }
 
-/// A former leader comes back with more unconfirmed records than the new one has.
+/// A former leader comes back with records that nobody else has; the new one matches what lies before them.
 pub(super) fn ack_counts_unverified_suffix(world: &mut World) -> Flow {
+    let cast = cast(world)?;
+    let old = cast.leader;
+    world.network.rule(move |packet| {
+        if packet.from == old && kind(&packet.body) == "push" { Verdict::Drop } else { Verdict::Pass }
+    });
+    let suffix = world.rng.between((2, 5));
+    publish_some(world, old, cast.partition, Acks::All, suffix)?;
+    world.run_for(30)?;
+    world.kill(old);
+    let new = new_leader(world, cast.partition, old)?;
+    world.network.no_rule();
+    world.start(old);
+    until_in_sync(world, cast.partition, old, false)?;
+    until_in_sync(world, cast.partition, old, true)?;
+    world.network.rule(move |packet| {
+        if packet.to == old && kind(&packet.body) == "push" { Verdict::Drop } else { Verdict::Pass }
+    });
+    publish_some(world, new, cast.partition, Acks::All, 1)?;
+    world.run_for(500)?;
+    world.heal_and_converge()
+}
+
+/// A former leader comes back with more unconfirmed records than the new one has.
+pub(super) fn unconfirmed_suffix_is_truncated(world: &mut World) -> Flow {
     let (on_old, on_new) = (world.rng.between((3, 6)), world.rng.between((1, 3)));
     diverge(world, on_old, on_new)
 }
@@ -265,6 +297,7 @@ pub(super) fn join_request_outlives_restart(world: &mut World) -> Flow {
 pub(super) fn last_replica_standing(world: &mut World) -> Flow {
     let cast = cast(world)?;
     world.network.isolate(cast.leader, [cast.follower]);
+    publish_some(world, cast.leader, cast.partition, Acks::All, 2)?;
     until_in_sync(world, cast.partition, cast.follower, false)?;
     publish_some(world, cast.leader, cast.partition, Acks::All, 2)?;
     let controller = cast.controller;
@@ -304,7 +337,7 @@ pub(super) fn commits_with_too_few_copies(world: &mut World) -> Flow {
         if packet.to == other && kind(&packet.body) == "push" { Verdict::Drop } else { Verdict::Pass }
     });
     until_in_sync(world, partition, other, false)?;
-    world.run_for(2_500)?;
+    world.run_for(7_000)?;
     publish_some(world, leader, partition, Acks::Leader, 3)?;
     publish_some(world, leader, partition, Acks::All, 3)?;
     world.run_for(1_000)?;
