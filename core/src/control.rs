@@ -1,9 +1,20 @@
 //! The control plane of one broker: election, register, registration, sessions, gossip, composed into one machine.
 
+#[cfg(test)]
+mod cluster;
+mod election;
+#[cfg(test)]
+mod fixture;
 pub mod gossip;
 pub mod image;
+mod machine;
+mod policy;
+mod register;
+mod session;
+mod timing;
 
-use crate::Mono;
+pub use machine::Control;
+
 use crate::ids::{
     At, BrokerId, ClusterId, ControllerEpoch, RunId, StorageId, TopicId, TopicName, TopicPartition,
 };
@@ -136,6 +147,9 @@ pub enum Input {
     },
     /// Founders became known from discovery. Ignored once they are known, or the volume belongs to a cluster.
     Genesis(Vec<BrokerId>),
+    /// Brokers that the shell has addresses of, from configuration or discovery. Hints: an unregistered process
+    /// announces itself to them. Added to those known already.
+    Peers(Vec<BrokerId>),
     /// An admin request that reached this broker. Answered by [`Action::Reply`] with the same ticket.
     Propose {
         /// For the reply.
@@ -390,36 +404,4 @@ pub struct Counters {
     pub last_election_ms: u64,
     /// Images committed by the controller here.
     pub images_committed: u64,
-}
-
-/// The control plane of one broker.
-pub struct Control {
-    _later: (),
-}
-
-impl Control {
-    /// Makes the machine of a process that just started with `hard` as read back from disk (`boot` already raised and synced).
-    pub fn new(_now: Mono, _hard: Hard, _config: ControlConfig) -> Self {
-        unimplemented!("control machine")
-    }
-
-    /// Takes one input and returns what must be done, in order.
-    pub fn step(&mut self, _now: Mono, _input: Input) -> Vec<Action> {
-        unimplemented!("control machine")
-    }
-
-    /// Returns when the next [`Input::Tick`] is due.
-    pub fn deadline(&self) -> Mono {
-        unimplemented!("control machine")
-    }
-
-    /// Returns what to show.
-    pub fn status(&self, _now: Mono) -> Status {
-        unimplemented!("control machine")
-    }
-
-    /// Returns the applied image.
-    pub fn image(&self) -> Option<&Arc<Image>> {
-        unimplemented!("control machine")
-    }
 }

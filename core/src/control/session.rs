@@ -1,0 +1,537 @@
+//! Which processes belong to the cluster, and which of them are alive.
+//!
+//! HEARTBEAT and its answer are the controller's lease and the broker's session at once. The echoed sequence is the
+//! controller's own clock, so that a late answer proves life only as of its question.
+
+use super::election::Role;
+use super::image::{BrokerState, Draft};
+use super::machine::{Control, Stop};
+use super::register::Leading;
+use super::timing::Timing;
+use super::{Action, Command, Event, Refusal, Ticket, Weakening, policy};
+use crate::Mono;
+use crate::ids::{At, BrokerId, RunId, StorageId};
+use crate::limits::INBOX_MAX;
+use crate::wire::internal::{AlterIsr, Message, Registration};
+use std::collections::BTreeSet;
+
+/// What the controller knows of one broker. Deadlines begin afresh with every controller.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Last sign of life of the registered process.
+    last_ack: Mono,
+    /// Last sign of life of the voter, whichever process.
+    heard: Option<Mono>,
+    /// Another process than the registered one: since when it answers, and its last answer.
+    newcomer: Option<(RunId, Mono, Mono)>,
+    pub(super) applied: At,
+    can_lead: bool,
+    stopping: bool,
+    storage_ok: bool,
+    /// First refused connection since the last answer.
+    first_refusal: Option<Mono>,
+    /// Connections were refused twice: its process is gone.
+    gone: bool,
+    /// It may take part again once it has applied this.
+    must_apply: At,
+    /// The newest image sent to it, and when.
+    pub(super) sent: Option<(At, Mono)>,
+}
+
+impl Session {
+    pub(super) fn new(now: Mono, heard: bool) -> Self {
+        Self {
+            last_ack: now,
+            heard: heard.then_some(now),
+            newcomer: None,
+            applied: At::default(),
+            can_lead: false,
+            stopping: false,
+            storage_ok: true,
+            first_refusal: None,
+            gone: false,
+            must_apply: At::default(),
+            sent: None,
+        }
+    }
+
+    fn alive(&self, now: Mono, timing: &Timing) -> bool {
+        !self.gone && now < self.last_ack + timing.session
+    }
+
+    /// Begins the session of a process that was just admitted.
+    fn admit(&mut self, now: Mono, at: At) {
+        *self = Self { must_apply: at, heard: self.heard, ..Self::new(now, false) };
+    }
+}
+
+impl Leading {
+    /// Gives everybody time to be heard after this process itself did not run.
+    pub(super) fn bear_with_all(&mut self, now: Mono, timing: &Timing) {
+        let earliest = (now + timing.grace).saturating_sub(timing.lease);
+        for session in self.sessions.values_mut() {
+            session.last_ack = session.last_ack.max(earliest);
+            session.heard = session.heard.map(|heard| heard.max(earliest));
+        }
+    }
+
+    pub(super) fn refused(&mut self, now: Mono, peer: BrokerId, timing: &Timing) {
+        let Some(session) = self.sessions.get_mut(&peer) else { return };
+        match session.first_refusal {
+            None => session.first_refusal = Some(now),
+            Some(first) => session.gone |= now >= first + timing.refusals,
+        }
+        self.review |= session.gone;
+    }
+}
+
+impl Control {
+    pub(super) fn leading_deadline(&self, leading: &Leading) -> Mono {
+        let alive = |(id, session): &(&BrokerId, &super::session::Session)| {
+            leading.current.is_active(**id) && !session.gone
+        };
+        let sessions = leading.sessions.iter().filter(alive);
+        let expiry = sessions.map(|(_, session)| session.last_ack + self.timing.session).min();
+        leading.next_heartbeat.min(expiry.unwrap_or(Mono::MAX))
+    }
+
+    pub(super) fn tick_leading(&mut self, now: Mono) {
+        let classic = self.weakened(Weakening::NoMajority);
+        let Role::Leading(leading) = &mut self.election.role else { return };
+        leading.review = true;
+        let image = match &leading.inflight {
+            Some(proposal) => proposal.image.clone(),
+            None => leading.current.clone(),
+        };
+        let lease = self.timing.lease;
+        let heard = |id: &BrokerId| {
+            let session = leading.sessions.get(id);
+            *id == self.me || session.and_then(|session| session.heard).is_some_and(|at| now < at + lease)
+        };
+        let hearing = image.voters.keys().filter(|id| heard(id)).count();
+        if hearing * 2 <= image.voters.len() && !classic {
+            self.resign("no majority of the voters answers");
+            let wait = self.patience();
+            return self.withdraw(now, wait);
+        }
+        if now >= leading.next_heartbeat {
+            leading.next_heartbeat = now + self.timing.heartbeat;
+            self.resend_accepts();
+            self.send_heartbeats(now);
+            self.hand_over(now);
+        }
+    }
+
+    pub(super) fn send_heartbeats(&mut self, now: Mono) {
+        for peer in self.everybody() {
+            if let Role::Leading(leading) = &mut self.election.role {
+                leading.sessions.entry(peer).or_insert_with(|| Session::new(now, false));
+            }
+            self.send_heartbeat(now, peer);
+        }
+    }
+
+    fn send_heartbeat(&mut self, now: Mono, to: BrokerId) {
+        let (epoch, committed) = (self.hard.epoch, self.hard.committed);
+        self.send(to, Message::Heartbeat { epoch, sequence: now, committed });
+    }
+
+    /// Passes the controller's role to the highest voter that could take it, if this process wants to be rid of it.
+    fn hand_over(&mut self, now: Mono) {
+        let Role::Leading(leading) = &mut self.election.role else { return };
+        let cleared =
+            leading.current.brokers.get(&self.me).is_none_or(|own| own.state == BrokerState::Fenced);
+        let leaving = self.stop.is_some() && cleared;
+        let wanted = leaving || !self.healthy;
+        if !wanted || !leading.ready || leading.inflight.is_some() || now < leading.next_handover {
+            return;
+        }
+        let eligible = leading.current.voters.keys().rev().find(|id| {
+            let session = leading.sessions.get(id);
+            session.is_some_and(|session| {
+                session.can_lead
+                    && session.heard.is_some()
+                    && !session.gone
+                    && session.applied == leading.current.at
+            })
+        });
+        if let Some(to) = eligible.copied().filter(|id| *id != self.me) {
+            leading.next_handover = now + self.timing.heartbeat;
+            self.send(to, Message::Handover { epoch: self.hard.epoch });
+        }
+    }
+
+    /// Answers the controller's last HEARTBEAT (again).
+    pub(super) fn acknowledge(&mut self, now: Mono) {
+        let Some(to) = self.election.controller.filter(|id| *id != self.me) else { return };
+        let ack = Message::HeartbeatAck {
+            epoch: self.hard.epoch,
+            sequence: self.last_sequence,
+            broker_epoch: self.registered_as.unwrap_or_default(),
+            run_id: self.config.run_id,
+            applied: self.applied_at(),
+            can_lead: self.can_lead(now),
+            stopping: self.stop.is_some(),
+            storage_ok: self.healthy,
+        };
+        self.send(to, ack);
+    }
+
+    pub(super) fn receive_session(
+        &mut self,
+        now: Mono,
+        from: BrokerId,
+        storage: StorageId,
+        message: Message,
+    ) {
+        match message {
+            Message::Heartbeat { epoch, sequence, committed } => {
+                if epoch < self.hard.epoch && !self.weakened(Weakening::ObeyStaleCoordinator) {
+                    return self.send(from, Message::Fenced { epoch: self.hard.epoch });
+                }
+                self.counters.heartbeats_received += 1;
+                if self.adopt_epoch(from, epoch) {
+                    self.persist();
+                }
+                self.follow(now, from, epoch);
+                self.last_sequence = sequence;
+                self.learn_committed(committed);
+                self.acknowledge(now);
+                if !self.is_registered() {
+                    self.send(from, Message::Register(self.registration()));
+                }
+            }
+            Message::HeartbeatAck { .. } => self.on_ack(now, from, storage, &message),
+            Message::Register(registration) => self.on_register(now, from, registration),
+            Message::RegisterRefused { run_id, reason } => {
+                if run_id == self.config.run_id {
+                    self.halt(reason);
+                }
+            }
+            Message::AlterIsr(request) => {
+                if request.leader == from {
+                    self.queue_alter_isr(request);
+                }
+            }
+            _ => unreachable!("only messages of sessions come here"),
+        }
+    }
+
+    fn on_ack(&mut self, now: Mono, from: BrokerId, storage: StorageId, message: &Message) {
+        let Message::HeartbeatAck {
+            epoch, sequence, run_id, applied, can_lead, stopping, storage_ok, ..
+        } = message
+        else {
+            return;
+        };
+        let votes = match &self.election.role {
+            Role::Leading(leading) if leading.epoch == *epoch => {
+                self.votes_in(&leading.current, from, storage)
+            }
+            _ => return,
+        };
+        let Role::Leading(leading) = &mut self.election.role else { return };
+        let session = leading.sessions.entry(from).or_insert_with(|| Session::new(now, false));
+        let asked = (*sequence).min(now);
+        if votes {
+            session.heard = Some(session.heard.map_or(asked, |heard| heard.max(asked)));
+        }
+        if leading.current.registered(from, *run_id).is_some() {
+            if asked >= session.last_ack {
+                session.last_ack = asked;
+                session.first_refusal = None;
+                session.gone = false;
+                session.stopping = *stopping;
+                session.storage_ok = *storage_ok;
+                session.can_lead = *can_lead;
+            }
+        } else {
+            let since =
+                session.newcomer.filter(|(run, _, _)| run == run_id).map_or(asked, |(_, since, _)| since);
+            session.newcomer = Some((*run_id, since, asked));
+        }
+        session.applied = session.applied.max(*applied);
+        let lags = session.applied < leading.current.at;
+        leading.review = true;
+        if lags {
+            self.send_committed(now, from);
+        }
+    }
+
+    fn on_register(&mut self, now: Mono, from: BrokerId, registration: Registration) {
+        let id = registration.id;
+        match &mut self.election.role {
+            Role::Leading(leading) => {
+                // A process is admitted only once it answered a heartbeat: a delayed request proves nothing.
+                let session = leading.sessions.entry(id).or_insert_with(|| Session::new(now, false));
+                let fresh = session.newcomer.is_none_or(|(run, _, _)| run != registration.run_id);
+                if leading.current.registered(id, registration.run_id).is_none() {
+                    leading.registrations.insert(id, registration);
+                    leading.review = true;
+                    if fresh {
+                        self.send_heartbeat(now, id);
+                    }
+                }
+            }
+            Role::Follower | Role::Probing(_) | Role::Yielding { .. } | Role::Claiming(_) => {
+                let heard = self.election.controller.filter(|_| self.hears_controller(now));
+                if let Some(controller) = heard.filter(|to| from == id && *to != id) {
+                    self.send(controller, Message::Register(registration));
+                }
+            }
+        }
+    }
+
+    pub(super) fn route_alter_isr(&mut self, now: Mono, request: AlterIsr) {
+        if matches!(self.election.role, Role::Leading(_)) {
+            self.queue_alter_isr(request);
+        } else if let Some(to) = self.election.controller.filter(|_| self.hears_controller(now)) {
+            self.send(to, Message::AlterIsr(request));
+        }
+    }
+
+    fn queue_alter_isr(&mut self, request: AlterIsr) {
+        if let Role::Leading(leading) = &mut self.election.role
+            && leading.current.partition(request.partition).is_some()
+        {
+            leading.alters.insert(request.partition, request);
+        }
+    }
+
+    pub(super) fn propose_command(&mut self, ticket: Ticket, command: Command) {
+        let refusal = match &mut self.election.role {
+            Role::Leading(leading) if leading.commands.len() < INBOX_MAX => {
+                leading.commands.push_back((ticket, command));
+                return;
+            }
+            Role::Leading(_) => {
+                Refusal::Conflict { detail: "too many requests are waiting; retry after a second".to_owned() }
+            }
+            Role::Follower | Role::Probing(_) | Role::Yielding { .. } | Role::Claiming(_) => {
+                Refusal::NotController { controller: self.election.controller }
+            }
+        };
+        self.act(Action::Reply { ticket, result: Err(refusal) });
+    }
+
+    pub(super) fn storage_changed(&mut self, now: Mono, healthy: bool) {
+        if self.healthy != healthy {
+            self.healthy = healthy;
+            self.acknowledge(now);
+            if let Role::Leading(leading) = &mut self.election.role {
+                leading.review = true;
+            }
+        }
+    }
+
+    pub(super) fn stop_requested(&mut self, now: Mono) {
+        if self.stop.is_none() {
+            self.stop = Some(Stop { until: now + self.timing.stop, done: false });
+            self.acknowledge(now);
+            if let Role::Leading(leading) = &mut self.election.role {
+                leading.review = true;
+            }
+        }
+    }
+
+    /// Says so once nothing keeps this process from stopping any more.
+    pub(super) fn progress_stop(&mut self, now: Mono) {
+        let Some(stop) = self.stop.as_ref().filter(|stop| !stop.done) else { return };
+        let cleared = self.applied.as_ref().is_none_or(|image| {
+            let own = image.registered(self.me, self.config.run_id);
+            own.is_none_or(|own| own.state == BrokerState::Fenced)
+        });
+        let passed = match &self.election.role {
+            Role::Leading(leading) => {
+                let alone = leading.ready && leading.current.voters.keys().all(|id| *id == self.me);
+                alone && leading.inflight.is_none()
+            }
+            Role::Follower | Role::Probing(_) | Role::Yielding { .. } | Role::Claiming(_) => {
+                self.hears_controller(now) || self.hard.accepted.is_none()
+            }
+        };
+        let over = now >= stop.until;
+        if over || (cleared && passed) {
+            self.stop = Some(Stop { until: now, done: true });
+            self.act(Action::Stopped);
+        } else if cleared && !passed {
+            self.hand_over(now);
+        }
+    }
+
+    /// Makes the next proposal of the controller, if there is anything to propose. Returns whether it was committed
+    /// at once.
+    pub(super) fn pump(&mut self, now: Mono) -> bool {
+        let due = match &self.election.role {
+            Role::Leading(leading) => {
+                let wanted = leading.review || !leading.alters.is_empty() || !leading.commands.is_empty();
+                leading.ready && leading.inflight.is_none() && wanted
+            }
+            Role::Follower | Role::Probing(_) | Role::Yielding { .. } | Role::Claiming(_) => false,
+        };
+        if !due {
+            return false;
+        }
+        let Role::Leading(leading) = &mut self.election.role else { return false };
+        leading.review = false;
+        let at = At { epoch: leading.epoch, version: leading.current.at.version + 1 };
+        let mut draft = Draft::new(leading.current.clone(), at);
+        let mut events = Vec::new();
+        self.review_sessions(now, &mut draft, &mut events);
+        self.admit_processes(now, &mut draft, &mut events);
+        self.change_isrs(&mut draft, &mut events);
+        let replies = self.run_commands(&mut draft);
+        self.reconcile(now, &mut draft, &mut events);
+        if draft.is_empty() && replies.is_empty() {
+            return false;
+        }
+        self.propose(now, draft, replies, events);
+        matches!(&self.election.role, Role::Leading(leading) if leading.inflight.is_none())
+    }
+
+    /// Fences the silent and the leaving, lets the returned take part again, moves leaderships off broken storage.
+    fn review_sessions(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
+        let (mut silent, mut leaving, mut back, mut broken) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let Role::Leading(leading) = &mut self.election.role else { return };
+        for (id, entry) in &draft.image().brokers {
+            let own = *id == self.me;
+            let session = leading.sessions.entry(*id).or_insert_with(|| Session::new(now, false));
+            if own {
+                session.last_ack = now;
+                session.applied = self.applied.as_ref().map_or_else(At::default, |image| image.at);
+                session.stopping = self.stop.is_some();
+                session.storage_ok = self.healthy;
+            }
+            let fenced = entry.state == BrokerState::Fenced;
+            let answers = own || (session.alive(now, &self.timing) && session.applied > At::default());
+            let caught_up = session.applied >= session.must_apply.max(leading.barrier)
+                && session.applied.version >= entry.broker_epoch.0
+                && (!own || entry.run_id == self.config.run_id);
+            if !fenced && !session.alive(now, &self.timing) {
+                silent.insert(*id);
+            } else if !fenced && session.stopping {
+                leaving.insert(*id);
+            } else if fenced && answers && caught_up && !session.stopping {
+                back.insert(*id);
+            }
+            if !session.storage_ok {
+                broken.insert(*id);
+            }
+        }
+        for id in silent.iter().chain(&leaving) {
+            if let Some(session) = leading.sessions.get_mut(id) {
+                session.must_apply = draft.at();
+            }
+        }
+        self.counters.failures_detected += u64::try_from(silent.len()).expect("a cluster has few brokers");
+        events.extend(silent.iter().map(|broker| Event::Fenced { broker: *broker }));
+        silent.extend(leaving);
+        self.fence_all(draft, &silent, events);
+        for id in back {
+            let op = policy::unfence(draft.image(), id);
+            draft.extend(op.into_iter().collect());
+        }
+        let moves = policy::evacuate(draft.image(), &broken, self.lapses);
+        extend(draft, moves, events);
+    }
+
+    pub(super) fn fence_all(&self, draft: &mut Draft, gone: &BTreeSet<BrokerId>, events: &mut Vec<Event>) {
+        if !gone.is_empty() {
+            let ops = policy::fence(draft.image(), gone, self.lapses);
+            extend(draft, ops, events);
+        }
+    }
+
+    fn admit_processes(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
+        let own = self.registration();
+        let (me, timing, lapses) = (self.me, self.timing, self.lapses);
+        let mut refused = Vec::new();
+        let Role::Leading(leading) = &mut self.election.role else { return };
+        leading.registrations.insert(me, own);
+        for (id, wish) in std::mem::take(&mut leading.registrations) {
+            let image = draft.image();
+            if image.registered(id, wish.run_id).is_some() {
+                continue;
+            }
+            let session = leading.sessions.entry(id).or_insert_with(|| Session::new(now, false));
+            let newcomer =
+                session.newcomer.filter(|(run, _, last)| *run == wish.run_id && now < *last + timing.session);
+            let Some(since) = newcomer.map(|(_, since, _)| since).or((id == me).then_some(now)) else {
+                continue;
+            };
+            let known = image.brokers.get(&id);
+            let successor =
+                known.is_none_or(|known| known.storage_id == wish.storage_id && wish.boot > known.boot);
+            let taken =
+                known.is_some_and(|known| known.state != BrokerState::Fenced) && session.alive(now, &timing);
+            if !successor && taken && id != me {
+                // Two processes of one id answer: the registered one stays, the other one has to go.
+                if now >= since + 2 * timing.session {
+                    refused.push((id, wish.run_id));
+                } else {
+                    leading.registrations.insert(id, wish);
+                }
+                continue;
+            }
+            session.admit(now, draft.at());
+            let ops = policy::register(draft.image(), &wish, draft.at().version, lapses);
+            events.push(Event::Registered { broker: id });
+            extend(draft, ops, events);
+        }
+        for (to, run_id) in refused {
+            let reason = format!("broker {to} is another process, which is alive; give this one its own id");
+            self.send(to, Message::RegisterRefused { run_id, reason });
+        }
+    }
+
+    fn change_isrs(&mut self, draft: &mut Draft, events: &mut Vec<Event>) {
+        let Role::Leading(leading) = &mut self.election.role else { return };
+        for request in std::mem::take(&mut leading.alters).into_values() {
+            let op = policy::alter_isr(draft.image(), &request, self.lapses);
+            extend(draft, op.into_iter().collect(), events);
+        }
+    }
+
+    fn run_commands(&mut self, draft: &mut Draft) -> Vec<(Ticket, crate::ids::TopicId, bool)> {
+        let Role::Leading(leading) = &mut self.election.role else { return Vec::new() };
+        let mut replies = Vec::new();
+        for (ticket, command) in std::mem::take(&mut leading.commands) {
+            match policy::command(draft.image(), &command) {
+                Ok(change) => {
+                    // Even "nothing to do" is answered by a commit: an unnoticed successor may have undone it.
+                    replies.push((ticket, change.topic, !change.ops.is_empty()));
+                    draft.extend(change.ops);
+                }
+                Err(refusal) => self.act(Action::Reply { ticket, result: Err(refusal) }),
+            }
+        }
+        replies
+    }
+
+    fn reconcile(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
+        let Role::Leading(leading) = &self.election.role else { return };
+        let weak = leading.sessions.iter().filter(|(_, session)| session.stopping || !session.storage_ok);
+        let avoid = weak.map(|(id, _)| *id).collect();
+        let image = draft.image();
+        let settled =
+            now >= leading.since + self.timing.settle || image.voters.keys().all(|id| image.is_active(*id));
+        let ops = policy::reconcile(image, &avoid, settled, self.lapses);
+        extend(draft, ops, events);
+    }
+}
+
+/// Adds operations to a draft, and what there is to tell of them.
+fn extend(draft: &mut Draft, ops: Vec<super::image::Op>, events: &mut Vec<Event>) {
+    for op in &ops {
+        let super::image::Op::SetPartition { partition, entry } = op else { continue };
+        let before = draft.image().partition(*partition);
+        if before.is_some_and(|before| before.leader != entry.leader) {
+            events.push(Event::LeaderChanged { partition: *partition, leader: entry.leader });
+        }
+        if before.is_some_and(|before| before.isr != entry.isr) {
+            events.push(Event::IsrChanged { partition: *partition, isr: entry.isr.clone() });
+        }
+    }
+    draft.extend(ops);
+}
