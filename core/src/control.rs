@@ -13,6 +13,8 @@ mod machine;
 mod placement;
 mod policy;
 mod register;
+#[cfg(test)]
+mod rules;
 mod session;
 mod timing;
 

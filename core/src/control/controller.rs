@@ -162,23 +162,35 @@ impl Control {
         replies
     }
 
+    /// Mends what nobody asked for: leaders for leaderless partitions, the internal topic, lost votes, balance.
     fn reconcile(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
-        let Role::Leading(leading) = &self.election.role else { return };
+        let Role::Leading(leading) = &mut self.election.role else { return };
+        let timing = &self.timing;
         let weak = leading.sessions.iter().filter(|(_, session)| session.stopping || !session.storage_ok);
-        let avoid = weak.map(|(id, _)| *id).collect();
+        let avoid: BTreeSet<_> = weak.map(|(id, _)| *id).collect();
         let image = draft.image();
         let settled =
-            now >= leading.since + self.timing.settle || image.voters.keys().all(|id| image.is_active(*id));
+            now >= leading.since + timing.settle || image.voters.keys().all(|id| image.is_active(*id));
         let ops = policy::reconcile(image, &avoid, settled, self.lapses);
         extend(draft, ops, events);
-        let ready = leading.sessions.iter().filter(|(id, session)| {
-            let stable = session.alive(now, &self.timing) && now >= session.since + self.timing.replace;
-            **id != self.me && stable && session.applied == leading.current.at
-        });
-        let ready = ready.map(|(id, _)| *id).collect();
+
+        let newest = leading.current.at;
+        let since = |wait: Mono| {
+            let stable = move |(id, session): (&BrokerId, &Session)| {
+                (session.alive(now, timing) && session.applied == newest && now >= session.since + wait)
+                    .then_some(*id)
+            };
+            leading.sessions.iter().filter_map(stable).collect::<BTreeSet<_>>()
+        };
         let founders = self.genesis.as_deref().unwrap_or_default();
-        let op = policy::restore_voter(draft.image(), self.me, &ready, founders);
+        let op = policy::restore_voter(draft.image(), self.me, &since(timing.replace), founders);
+        let stable: BTreeSet<_> = since(timing.balance).difference(&avoid).copied().collect();
         extend(draft, op.into_iter().collect(), events);
+        if now >= leading.next_balance {
+            leading.next_balance = now + timing.balance;
+            let ops = policy::prefer(draft.image(), &stable);
+            extend(draft, ops, events);
+        }
     }
 }
 

@@ -290,6 +290,10 @@ impl Control {
                 probe.refused.insert(peer);
                 self.end_probe(now);
             }
+            Role::Yielding { to, .. } if *to == peer => {
+                self.election.skip.insert(peer, now + self.timing.skip);
+                self.probe(now);
+            }
             Role::Leading(leading) => leading.refused(now, peer, &self.timing),
             Role::Follower | Role::Yielding { .. } | Role::Claiming(_) => {}
         }

@@ -89,7 +89,7 @@ impl Control {
             seen_epoch: hard.epoch,
             last_sequence: 0,
             registered_as: None,
-            next_announce: now + timing.announce,
+            next_announce: now,
             known: BTreeSet::new(),
             started: false,
             halted: false,

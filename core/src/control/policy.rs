@@ -13,6 +13,9 @@ use crate::wire::internal::{AlterIsr, Registration};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Leaderships moved back in one commit: each move interrupts its partition's writers for a moment.
+const LEADERS_MOVED_MAX: usize = 10;
+
 /// Rules that tests switch off; all of them hold by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lapses {
@@ -410,7 +413,8 @@ pub(crate) fn reconcile(image: &Image, avoid: &BTreeSet<BrokerId>, settled: bool
     let none = BTreeSet::new();
     let mut ops = Vec::new();
     for (partition, _, entry) in image.partitions() {
-        if entry.leader.is_some_and(|id| image.is_active(id) || lapses.epoch_resumed) {
+        let fenced = |id| image.brokers.get(&id).is_none_or(|broker| broker.state == BrokerState::Fenced);
+        if entry.leader.is_some_and(|id| !fenced(id) || lapses.epoch_resumed) {
             continue;
         }
         let successor =
@@ -422,6 +426,22 @@ pub(crate) fn reconcile(image: &Image, avoid: &BTreeSet<BrokerId>, settled: bool
         }
     }
     if ops.is_empty() { groups_topic(image, settled) } else { ops }
+}
+
+/// Returns operations that move some leaderships back to the replicas that were meant to lead, so that restarts one
+/// after the other don't leave everything on one broker. `stable` brokers have been back for a while.
+pub(crate) fn prefer(image: &Image, stable: &BTreeSet<BrokerId>) -> Vec<Op> {
+    let away = image.partitions().filter_map(|(partition, _, entry)| {
+        let preferred = *entry.replicas.first()?;
+        let fit = stable.contains(&preferred) && image.is_active(preferred) && entry.isr.contains(&preferred);
+        if !fit || entry.leader.is_none() || entry.leader == Some(preferred) {
+            return None;
+        }
+        let mut next = entry.clone();
+        lead(&mut next, Some(preferred));
+        changed(partition, entry, next)
+    });
+    away.take(LEADERS_MOVED_MAX).collect()
 }
 
 /// Returns the next step of giving a founder that lost its volume its vote back: the old volume is dropped, and once
@@ -596,6 +616,18 @@ mod tests {
         assert_eq!(alter_isr(&image, &request(&image, &[1, 2, 3]), NO), None);
         let image = done(&image, &[unfence(&image, b(3)).unwrap()]);
         assert!(alter_isr(&image, &request(&image, &[1, 2, 3]), NO).is_some());
+    }
+
+    #[test]
+    fn leaderships_return_to_the_preferred_replica_once_it_is_in_sync_and_stable() {
+        let image = with_topic(2, 1, &[1, 2]);
+        let image = done(&image, &fence(&image, &ids(&[1]), NO));
+        let image = done(&image, &[unfence(&image, b(1)).unwrap()]);
+        assert_eq!(prefer(&image, &ids(&[1, 2])), vec![], "1 is not in sync");
+        let image = done(&image, &[alter_isr(&image, &request(&image, &[1, 2]), NO).unwrap()]);
+        assert_eq!(prefer(&image, &ids(&[2])), vec![], "1 has not been back for long");
+        let image = done(&image, &prefer(&image, &ids(&[1, 2])));
+        assert_eq!(only(&image).1.leader, Some(b(1)));
     }
 
     #[test]

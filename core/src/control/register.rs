@@ -42,6 +42,8 @@ pub(super) struct Leading {
     pub(super) next_handover: Mono,
     /// The image changed, or time passed, since it was last looked over.
     pub(super) review: bool,
+    /// When leaderships are moved back next.
+    pub(super) next_balance: Mono,
     /// When this epoch began here.
     pub(super) since: Mono,
     history: VecDeque<Link>,
@@ -83,6 +85,7 @@ impl Leading {
             next_heartbeat: now,
             next_handover: now,
             review: true,
+            next_balance: now,
             since: now,
             history: VecDeque::new(),
             accepted,

@@ -231,8 +231,11 @@ impl Control {
         if leading.current.registered(from, *run_id).is_some() {
             if asked >= session.last_ack {
                 session.last_ack = asked;
-                session.first_refusal = None;
-                session.gone = false;
+                // A refused connection is newer than an answer to what was asked before it.
+                if session.first_refusal.is_none_or(|at| asked >= at) {
+                    session.first_refusal = None;
+                    session.gone = false;
+                }
                 session.stopping = *stopping;
                 session.storage_ok = *storage_ok;
                 session.can_lead = *can_lead;
