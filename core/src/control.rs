@@ -1,15 +1,20 @@
 //! The control plane of one broker: election, register, registration, sessions, gossip, composed into one machine.
 
+mod candidacy;
 #[cfg(test)]
 mod cluster;
+mod controller;
 mod election;
 #[cfg(test)]
 mod fixture;
 pub mod gossip;
 pub mod image;
 mod machine;
+mod placement;
 mod policy;
 mod register;
+#[cfg(test)]
+mod rules;
 mod session;
 mod timing;
 

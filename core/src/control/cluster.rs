@@ -1,11 +1,15 @@
 //! Whole clusters of control machines over a perfect network in virtual time.
 #![allow(clippy::unwrap_used)]
 
-use super::image::{BrokerState, Image, TopicConfig};
-use super::{Action, Command, Control, ControlConfig, Event, Hard, Input, Outcome, Refusal, Ticket, fixture};
+use super::image::{BrokerState, Image, ImageHash, TopicConfig};
+use super::{
+    Action, Command, Control, ControlConfig, Event, Hard, Input, Outcome, Refusal, Ticket, Weakening, fixture,
+};
 use crate::Mono;
 use crate::ids::{At, BrokerId, ControllerEpoch, RunId, StorageId, TopicId, TopicName};
 use crate::wire::internal::Message;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -26,6 +30,24 @@ struct Cluster {
     cut: BTreeSet<(BrokerId, BrokerId)>,
     sequence: u64,
     replies: BTreeMap<Ticket, Result<Outcome, Refusal>>,
+    faults: Option<Faults>,
+    /// Hash of the committed image of every version (M1).
+    chain: BTreeMap<u64, ImageHash>,
+    /// Who proposed in every epoch (E1).
+    proposers: BTreeMap<ControllerEpoch, BrokerId>,
+    newest: Option<Arc<Image>>,
+    /// Who ever accepted an image.
+    holders: BTreeMap<(ImageHash, At), BTreeSet<BrokerId>>,
+    weakened: Vec<Weakening>,
+}
+
+/// What the network does to messages.
+struct Faults {
+    rng: StdRng,
+    loss_percent: u32,
+    delay_ms_max: Mono,
+    /// Chance per thousand actions that the process dies right before one.
+    crash_permille: u32,
 }
 
 fn b(id: u32) -> BrokerId {
@@ -43,6 +65,12 @@ impl Cluster {
             cut: BTreeSet::new(),
             sequence: 0,
             replies: BTreeMap::new(),
+            faults: None,
+            chain: BTreeMap::new(),
+            proposers: BTreeMap::new(),
+            newest: None,
+            holders: BTreeMap::new(),
+            weakened: Vec::new(),
         }
     }
 
@@ -84,7 +112,7 @@ impl Cluster {
             genesis: self.founders.clone(),
             timeout_scale: 1,
             seed: self.sequence,
-            weakened: Vec::new(),
+            weakened: self.weakened.clone(),
         };
         let machine = Control::new(self.now, disk.clone(), config);
         self.nodes.insert(b(id), Node { machine, disk, actions: Vec::new(), persists: 0 });
@@ -100,29 +128,93 @@ impl Cluster {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let actions = node.machine.step(self.now, input);
         for action in actions {
+            if self
+                .faults
+                .as_mut()
+                .is_some_and(|faults| faults.rng.random_ratio(faults.crash_permille, 1_000))
+            {
+                return self.kill(id.0);
+            }
             let node = self.nodes.get_mut(&id).unwrap();
-            node.actions.push(action.clone());
+            if self.faults.is_none() {
+                node.actions.push(action.clone());
+            }
             match action {
                 Action::Persist(hard) => {
                     assert!(hard.epoch >= node.disk.epoch, "a promise regressed");
                     node.disk = *hard;
                     node.persists += 1;
+                    let accepted = node.disk.accepted.clone();
+                    self.check_accepted(id, accepted);
                 }
                 Action::Send { to, message } => self.carry(id, to, message),
                 Action::Reply { ticket, result } => {
                     self.replies.insert(ticket, result);
                 }
-                Action::Apply(_) | Action::Event(_) | Action::Stopped | Action::Halt { .. } => {}
+                Action::Apply(image) => self.check_applied(id, image),
+                Action::Halt { .. } => return self.kill(id.0),
+                Action::Event(_) | Action::Stopped => {}
             }
         }
     }
 
+    /// An image is chosen once a majority of its voters ever accepted it, whether or not anybody knows.
+    fn check_accepted(&mut self, id: BrokerId, accepted: Option<Arc<Image>>) {
+        let Some(image) = accepted else { return };
+        let holders = self.holders.entry((image.hash, image.at)).or_default();
+        holders.insert(id);
+        if holders.len() * 2 > image.voters.len() {
+            self.check_committed(id, &image);
+        }
+    }
+
+    fn check_committed(&mut self, id: BrokerId, image: &Image) {
+        let hash = *self.chain.entry(image.at.version).or_insert(image.hash);
+        assert_eq!(
+            hash, image.hash,
+            "two committed images at version {} (M1), seen on {id}",
+            image.at.version
+        );
+    }
+
+    fn check_applied(&mut self, id: BrokerId, image: Arc<Image>) {
+        let hash = *self.chain.entry(image.at.version).or_insert(image.hash);
+        assert_eq!(
+            hash, image.hash,
+            "two committed images at version {} (M1), seen on {id}",
+            image.at.version
+        );
+        if self.newest.as_ref().is_none_or(|newest| newest.at < image.at) {
+            self.newest = Some(image);
+        }
+    }
+
     fn carry(&mut self, from: BrokerId, to: BrokerId, message: Message) {
+        if let Message::Accept { epoch, .. } = &message {
+            assert_eq!(
+                *self.proposers.entry(*epoch).or_insert(from),
+                from,
+                "two controllers in {epoch} (E1)"
+            );
+        }
         if self.cut.contains(&(from, to)) {
             return;
         }
         self.sequence += 1;
-        let when = (self.now + 1, self.sequence);
+        let mut when = (self.now + 1, self.sequence);
+        if let Some(faults) = &mut self.faults {
+            when.0 += faults.rng.random_range(0..faults.delay_ms_max);
+            if faults.rng.random_ratio(faults.loss_percent, 100) {
+                return;
+            }
+            if faults.rng.random_ratio(5, 100) && self.nodes.contains_key(&to) {
+                self.sequence += 1;
+                let again = (when.0 + faults.rng.random_range(0..2_000), self.sequence);
+                let from_storage = self.nodes[&from].disk.storage_id;
+                let message = message.clone();
+                self.queue.insert(again, (to, Input::Message { from, from_storage, message }));
+            }
+        }
         if self.nodes.contains_key(&to) {
             let from_storage = self.nodes[&from].disk.storage_id;
             self.queue.insert(when, (to, Input::Message { from, from_storage, message }));
@@ -398,6 +490,21 @@ fn a_wiped_broker_leaves_every_isr_and_comes_back_as_a_follower() {
 }
 
 #[test]
+fn a_wiped_voter_votes_again_after_half_a_minute_and_then_counts() {
+    let mut cluster = Cluster::ready(&[1, 2, 3]);
+    cluster.kill(1);
+    cluster.disks.remove(&b(1));
+    cluster.start(1);
+    let storage = cluster.nodes[&b(1)].disk.storage_id;
+    cluster.run(25_000);
+    assert!(!cluster.image(3).is_voter(b(1), storage));
+    cluster.until(15_000, |cluster| cluster.image(3).is_voter(b(1), storage));
+    cluster.run(1_000);
+    cluster.kill(3);
+    cluster.until(3_000, |cluster| cluster.controller() == Some(b(2)));
+}
+
+#[test]
 fn an_observer_without_a_vote_joins_and_gets_replicas_of_the_internal_topic() {
     let mut cluster = Cluster::ready(&[1]);
     for id in [4, 5] {
@@ -427,4 +534,165 @@ fn the_whole_cluster_returns_after_all_were_killed() {
     let image = cluster.image(1);
     assert!(image.topics.contains_key(&outcome.topic));
     assert!(!leaders(image).contains(&None));
+}
+
+impl Cluster {
+    /// Switches rules off in every process, present and future.
+    fn weaken(&mut self, rules: &[Weakening]) {
+        self.weakened = rules.to_vec();
+        if !rules.is_empty() {
+            for id in self.nodes.keys().map(|id| id.0).collect::<Vec<_>>() {
+                self.kill(id);
+                self.start(id);
+            }
+        }
+    }
+
+    /// One random fault.
+    fn upset(&mut self, voters: u32) {
+        let Some(faults) = &mut self.faults else { return };
+        let (one, two) = (faults.rng.random_range(1..=voters), faults.rng.random_range(1..=voters));
+        match faults.rng.random_range(0..9) {
+            0 if self.nodes.contains_key(&b(one)) => self.kill(one),
+            1..=3 if !self.nodes.contains_key(&b(one)) => self.start(one),
+            4 if one != two => drop(self.cut.insert((b(one), b(two)))),
+            5 => self.cut.clear(),
+            6 => faults.loss_percent = faults.rng.random_range(0..40),
+            7 => faults.delay_ms_max = faults.rng.random_range(1..800),
+            8 => faults.crash_permille = faults.rng.random_range(0..10),
+            _ => {}
+        }
+    }
+
+    /// One fault of an election storm: instant restarts, flipping links, everybody losing the controller.
+    fn storm(&mut self, voters: u32) {
+        let Some(faults) = &mut self.faults else { return };
+        let (one, two) = (faults.rng.random_range(1..=voters), faults.rng.random_range(1..=voters));
+        let what = faults.rng.random_range(0..9);
+        faults.delay_ms_max = if what == 8 { faults.rng.random_range(1..800) } else { faults.delay_ms_max };
+        let up = self.nodes.contains_key(&b(one));
+        match what {
+            0 | 1 => {
+                if up {
+                    self.kill(one);
+                }
+                self.start(one);
+            }
+            2 | 3 if one != two => drop(self.cut.insert((b(one), b(two)))),
+            4 | 5 => drop(self.cut.remove(&(b(one), b(two)))),
+            6 | 7 => {
+                let ids: Vec<_> = self.nodes.keys().copied().collect();
+                for (id, peer) in ids.iter().flat_map(|id| ids.iter().map(move |peer| (*id, *peer))) {
+                    self.give(id, Input::Unreachable { peer });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks whoever thinks itself controller for a topic; returns the tickets.
+    fn ask_controllers(&mut self, name: u64) -> Vec<Ticket> {
+        let ids: Vec<_> = self.nodes.keys().copied().collect();
+        let leading = |id: &BrokerId| self.nodes[id].machine.status(self.now).leading;
+        let controllers: Vec<_> = ids.into_iter().filter(leading).collect();
+        let mut tickets = Vec::new();
+        for to in controllers {
+            self.sequence += 1;
+            let ticket = Ticket(self.sequence);
+            let id = TopicId(Uuid::from_u128(u128::from(self.sequence)));
+            let name = TopicName::try_from(format!("t{name}")).unwrap();
+            let config = fixture::config(1, 1);
+            let command = Command::CreateTopic { name, id, partitions: 1, config, leader: None };
+            self.give(to, Input::Propose { ticket, command });
+            tickets.push(ticket);
+        }
+        tickets
+    }
+}
+
+fn survives(seed: u64, voters: u32, storm: bool, weakened: &[Weakening]) -> usize {
+    let founders: Vec<_> = (1..=voters).collect();
+    let mut cluster = Cluster::ready(&founders);
+    cluster.weaken(weakened);
+    let rng = StdRng::seed_from_u64(seed);
+    cluster.faults = Some(Faults { rng, loss_percent: 0, delay_ms_max: 5, crash_permille: 0 });
+    for round in 0..if storm { 200 } else { 80 } {
+        if storm {
+            cluster.storm(voters);
+        } else {
+            cluster.upset(voters);
+        }
+        cluster.ask_controllers(round);
+        let pause = if storm { 10..120 } else { 20..400 };
+        let pause = cluster.faults.as_mut().unwrap().rng.random_range(pause);
+        cluster.run(pause);
+    }
+    cluster.faults = None;
+    cluster.cut.clear();
+    for id in &founders {
+        if !cluster.nodes.contains_key(&b(*id)) {
+            cluster.start(*id);
+        }
+    }
+    let whole = |cluster: &Cluster| {
+        let present = founders.iter().all(|id| cluster.nodes.contains_key(&b(*id)));
+        present && cluster.all_registered(&founders) && cluster.controller().is_some()
+    };
+    cluster.until(10_000, whole);
+    cluster.run(1_000);
+    let newest = cluster.newest.clone().unwrap();
+    let kept: BTreeSet<_> = newest.topics.keys().collect();
+    let acked = cluster.replies.values().flatten().map(|outcome| &outcome.topic);
+    for topic in acked {
+        assert!(kept.contains(topic), "an acknowledged topic is gone (M2)");
+    }
+    usize::try_from(newest.at.epoch.0).unwrap()
+}
+
+#[test]
+fn a_cluster_keeps_one_history_and_every_acknowledged_topic_under_faults() {
+    let mut terms = 0;
+    for seed in 0..60 {
+        println_seed(seed);
+        terms += survives(seed, 3, false, &[]) + survives(seed, 5, false, &[]);
+    }
+    assert!(terms > 60 * 5, "{terms} terms: the faults don't disturb anything");
+}
+
+#[test]
+fn a_cluster_keeps_one_history_and_every_acknowledged_topic_in_an_election_storm() {
+    let mut terms = 0;
+    for seed in 0..60 {
+        println_seed(seed);
+        terms += survives(seed, 3, true, &[]) + survives(seed, 5, true, &[]);
+    }
+    assert!(terms > 60 * 8, "{terms} terms: the faults don't disturb anything");
+}
+
+/// Tells which seed failed; the test runner shows it only then.
+#[allow(clippy::print_stdout)]
+fn println_seed(seed: u64) {
+    println!("seed {seed}");
+}
+
+#[cfg(feature = "weakened")]
+#[test]
+fn the_checks_notice_rules_of_election_and_register_that_are_switched_off() {
+    let rules = [
+        Weakening::NoMajority,
+        Weakening::PromiseNotPersisted,
+        Weakening::DoubleVote,
+        Weakening::KeepOwnImage,
+        Weakening::NoEpochFence,
+        Weakening::ApplyUncommitted,
+    ];
+    let mut unnoticed = Vec::new();
+    for rule in rules {
+        let noticed = (0..1_000)
+            .position(|seed| std::panic::catch_unwind(|| survives(seed, 3, true, &[rule])).is_err());
+        if noticed.is_none() {
+            unnoticed.push(rule);
+        }
+    }
+    assert!(unnoticed.is_empty(), "{unnoticed:?}");
 }

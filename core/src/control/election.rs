@@ -11,7 +11,6 @@ use super::register::Leading;
 use super::{Event, Weakening};
 use crate::Mono;
 use crate::ids::{At, BrokerId, ControllerEpoch, StorageId};
-use crate::wire::internal::{Heard, Message};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -33,34 +32,34 @@ pub(super) enum Role {
 /// One election round.
 #[derive(Debug)]
 pub(super) struct Probe {
-    until: Mono,
-    answers: BTreeMap<BrokerId, Answer>,
-    refused: BTreeSet<BrokerId>,
+    pub(super) until: Mono,
+    pub(super) answers: BTreeMap<BrokerId, Answer>,
+    pub(super) refused: BTreeSet<BrokerId>,
 }
 
 /// What an OK said.
 #[derive(Clone, Debug)]
-struct Answer {
-    hears: bool,
-    can_lead: bool,
-    in_cluster: bool,
-    storage_id: StorageId,
-    boot: u64,
-    genesis: Option<Vec<BrokerId>>,
+pub(super) struct Answer {
+    pub(super) hears: bool,
+    pub(super) can_lead: bool,
+    pub(super) in_cluster: bool,
+    pub(super) storage_id: StorageId,
+    pub(super) boot: u64,
+    pub(super) genesis: Option<Vec<BrokerId>>,
 }
 
 /// One candidacy.
 #[derive(Debug)]
 pub(super) struct Claim {
-    until: Mono,
-    resend: Mono,
-    handover: bool,
+    pub(super) until: Mono,
+    pub(super) resend: Mono,
+    pub(super) handover: bool,
     /// For genesis: the volumes and boots of all other founders.
-    founders: Option<BTreeMap<BrokerId, (StorageId, u64)>>,
+    pub(super) founders: Option<BTreeMap<BrokerId, (StorageId, u64)>>,
     pub(super) grants: BTreeMap<BrokerId, StorageId>,
     /// Where the granters' accepted images are.
     pub(super) accepted: BTreeMap<BrokerId, At>,
-    best: Option<Arc<Image>>,
+    pub(super) best: Option<Arc<Image>>,
 }
 
 /// The election's state.
@@ -72,12 +71,12 @@ pub(super) struct Election {
     refused: bool,
     lease: Mono,
     poked: bool,
-    timer: Mono,
-    wait: Mono,
-    skip: BTreeMap<BrokerId, Mono>,
-    round: u64,
+    pub(super) timer: Mono,
+    pub(super) wait: Mono,
+    pub(super) skip: BTreeMap<BrokerId, Mono>,
+    pub(super) round: u64,
     /// When the last probe ended, and whether a majority answered it.
-    last_probe: Option<(Mono, bool)>,
+    pub(super) last_probe: Option<(Mono, bool)>,
     /// Since when there is a campaign here.
     pub(super) began: Option<Mono>,
     followed: Option<(BrokerId, ControllerEpoch)>,
@@ -139,7 +138,7 @@ impl Control {
     }
 
     /// Returns the other voters, or founders.
-    fn rivals(&self) -> Vec<BrokerId> {
+    pub(super) fn rivals(&self) -> Vec<BrokerId> {
         let ids: Vec<_> = match &self.hard.accepted {
             Some(image) => image.voters.keys().copied().collect(),
             None => self.genesis.clone().unwrap_or_default(),
@@ -291,6 +290,10 @@ impl Control {
                 probe.refused.insert(peer);
                 self.end_probe(now);
             }
+            Role::Yielding { to, .. } if *to == peer => {
+                self.election.skip.insert(peer, now + self.timing.skip);
+                self.probe(now);
+            }
             Role::Leading(leading) => leading.refused(now, peer, &self.timing),
             Role::Follower | Role::Yielding { .. } | Role::Claiming(_) => {}
         }
@@ -302,330 +305,6 @@ impl Control {
             if matches!(self.election.role, Role::Follower) {
                 self.first_wait(now);
             }
-        }
-    }
-
-    fn probe(&mut self, now: Mono) {
-        if self.election.began.is_none() {
-            self.election.began = Some(now);
-            self.event(Event::ElectionStarted);
-        }
-        self.counters.elections_started += 1;
-        self.election.round += 1;
-        self.election.skip.retain(|_, until| *until > now);
-        let until = now + self.timing.ok;
-        self.election.role =
-            Role::Probing(Probe { until, answers: BTreeMap::new(), refused: BTreeSet::new() });
-        let message = Message::Election {
-            round: self.election.round,
-            epoch: self.hard.epoch,
-            accepted: self.accepted_at(),
-        };
-        for rival in self.rivals() {
-            self.send(rival, message.clone());
-        }
-        self.end_probe(now);
-    }
-
-    /// Ends the probe once everybody answered or refused, or the wait is over.
-    fn end_probe(&mut self, now: Mono) {
-        let rivals = self.rivals();
-        let Role::Probing(probe) = &self.election.role else { return };
-        let done = rivals.iter().all(|id| probe.answers.contains_key(id) || probe.refused.contains(id));
-        if !done && now < probe.until {
-            return;
-        }
-        let answers = probe.answers.clone();
-        let goes = match &self.hard.accepted {
-            Some(image) => self.pre_vote(now, &image.clone(), &answers),
-            None => self.all_found(&rivals, &answers),
-        };
-        if !goes {
-            // Founders look for each other often: a cold start waits for the last of them only.
-            let wait = if self.may_found() {
-                let joined = answers.values().any(|answer| answer.in_cluster);
-                let least = if joined { self.timing.elect } else { self.timing.rank * 2 / 3 };
-                self.jitter(least, self.timing.rank * 2 / 3)
-            } else {
-                self.jitter(self.timing.rank * 4 / 3, self.timing.rank * 4 / 3)
-            };
-            return self.withdraw(now, wait);
-        }
-        let willing =
-            |(id, answer): &(&BrokerId, &Answer)| **id > self.me && answer.can_lead && !answer.hears;
-        let higher = answers.iter().filter(willing).map(|(id, _)| *id);
-        let higher = higher.filter(|id| !self.election.skip.contains_key(id)).max();
-        match higher {
-            Some(to) => self.election.role = Role::Yielding { to, until: now + self.timing.coordinator },
-            None => self.claim(now, false, &answers),
-        }
-    }
-
-    /// Returns whether a majority hears no controller.
-    fn pre_vote(&mut self, now: Mono, image: &Image, answers: &BTreeMap<BrokerId, Answer>) -> bool {
-        let voters = answers.iter().filter(|(id, answer)| self.votes_in(image, **id, answer.storage_id));
-        let (mut heard, mut quiet) = (1, 1);
-        for (_, answer) in voters {
-            heard += 1;
-            quiet += usize::from(!answer.hears);
-        }
-        self.election.last_probe = Some((now, heard * 2 > image.voters.len()));
-        quiet * 2 > image.voters.len() || self.weakened(Weakening::NoMajority)
-    }
-
-    /// Returns whether every founder answered, is empty and holds the same list.
-    fn all_found(&self, rivals: &[BrokerId], answers: &BTreeMap<BrokerId, Answer>) -> bool {
-        let agrees = |id: &&BrokerId| {
-            let answer = answers.get(id);
-            answer.is_some_and(|answer| !answer.in_cluster && answer.genesis == self.genesis)
-        };
-        let agreed = rivals.iter().filter(agrees).count();
-        let enough = self.weakened(Weakening::GenesisByMajority) && (agreed + 1) * 2 > rivals.len() + 1;
-        self.may_found() && (agreed == rivals.len() || enough)
-    }
-
-    /// Stands for the next epoch.
-    fn claim(&mut self, now: Mono, handover: bool, answers: &BTreeMap<BrokerId, Answer>) {
-        self.hard.epoch = ControllerEpoch(self.hard.epoch.max(self.seen_epoch).0 + 1);
-        self.hard.voted_for = Some(self.me);
-        self.see_epoch(self.hard.epoch);
-        self.election.controller = None;
-        self.election.began.get_or_insert(now);
-        if !self.weakened(Weakening::PromiseNotPersisted) {
-            self.persist();
-        }
-        let empty = |(id, answer): (&BrokerId, &Answer)| {
-            (!answer.in_cluster).then_some((*id, (answer.storage_id, answer.boot)))
-        };
-        let founders = self.hard.accepted.is_none().then(|| answers.iter().filter_map(empty).collect());
-        self.election.role = Role::Claiming(Claim {
-            until: now + self.timing.claim,
-            resend: now + self.timing.claim / 2,
-            handover,
-            founders,
-            grants: BTreeMap::from([(self.me, self.hard.storage_id)]),
-            accepted: BTreeMap::new(),
-            best: self.hard.accepted.clone(),
-        });
-        self.send_claims();
-        self.try_win(now);
-    }
-
-    /// Asks every voter that has not granted yet.
-    fn send_claims(&mut self) {
-        let Role::Claiming(claim) = &self.election.role else { return };
-        let expected: Vec<_> = match (&claim.founders, &self.hard.accepted) {
-            (Some(founders), _) => {
-                founders.iter().map(|(id, (storage, boot))| (*id, *storage, *boot)).collect()
-            }
-            (None, Some(image)) => {
-                let boot = |id: &BrokerId, storage: &StorageId| {
-                    let known = image.brokers.get(id).filter(|entry| entry.storage_id == *storage);
-                    known.map_or(0, |entry| entry.boot)
-                };
-                image.voters.iter().map(|(id, storage)| (*id, *storage, boot(id, storage))).collect()
-            }
-            (None, None) => Vec::new(),
-        };
-        let genesis = claim.founders.as_ref().and(self.genesis.clone());
-        let (handover, granted) = (claim.handover, claim.grants.clone());
-        for (voter, expect_storage, expect_boot) in expected {
-            if !granted.contains_key(&voter) {
-                let (epoch, accepted) = (self.hard.epoch, self.accepted_at());
-                let genesis = genesis.clone();
-                let claim =
-                    Message::Claim { epoch, accepted, expect_storage, expect_boot, handover, genesis };
-                self.send(voter, claim);
-            }
-        }
-    }
-
-    pub(super) fn accepted_at(&self) -> At {
-        self.hard.accepted.as_ref().map_or_else(At::default, |image| image.at)
-    }
-
-    fn fresher(&self, one: At, other: At) -> bool {
-        if self.weakened(Weakening::CompareVersionOnly) { one.version > other.version } else { one > other }
-    }
-
-    pub(super) fn receive_election(
-        &mut self,
-        now: Mono,
-        from: BrokerId,
-        storage: StorageId,
-        message: Message,
-    ) {
-        match message {
-            Message::Election { round, epoch, accepted: _ } => self.on_election(now, from, round, epoch),
-            Message::Ok {
-                round,
-                epoch,
-                hears,
-                can_lead,
-                cluster_id,
-                storage_id,
-                boot,
-                genesis,
-                accepted,
-            } => {
-                self.see_epoch(epoch);
-                let foreign =
-                    self.hard.cluster_id.is_some_and(|mine| cluster_id.is_some_and(|id| id != mine));
-                let in_cluster = cluster_id.is_some() || accepted != At::default();
-                let genesis = genesis.map(founders);
-                let hears = hears.is_some();
-                if let Role::Probing(probe) = &mut self.election.role
-                    && round == self.election.round
-                    && !foreign
-                {
-                    probe
-                        .answers
-                        .insert(from, Answer { hears, can_lead, in_cluster, storage_id, boot, genesis });
-                    self.end_probe(now);
-                }
-            }
-            Message::Claim { .. } => self.on_claim(now, from, message),
-            Message::Grant { epoch, granted: false, .. } => {
-                self.see_epoch(epoch);
-                if epoch > self.hard.epoch && matches!(self.election.role, Role::Claiming(_)) {
-                    let wait = self.jitter(self.timing.rank * 2 / 3, self.timing.rank * 4 / 3);
-                    self.withdraw(now, wait);
-                }
-            }
-            Message::Grant { epoch, accepted, image, storage_id, .. } => {
-                if epoch == self.hard.epoch && storage == storage_id {
-                    self.on_grant(now, from, accepted, image, storage_id);
-                }
-            }
-            Message::Coordinator { epoch, .. } => {
-                self.see_epoch(epoch);
-                let stale = epoch < self.hard.epoch;
-                if stale && self.weakened(Weakening::ObeyStaleCoordinator) {
-                    self.follow(now, from, epoch);
-                } else if !stale && matches!(self.election.role, Role::Probing(_) | Role::Yielding { .. }) {
-                    // A hint: it postpones campaigns, but only HEARTBEAT and ACCEPT make a lease.
-                    let wait = self.patience();
-                    self.withdraw(now, wait);
-                }
-            }
-            Message::Handover { epoch } => {
-                let idle = !matches!(self.election.role, Role::Claiming(_) | Role::Leading(_));
-                let rightful = epoch == self.hard.epoch && self.election.controller == Some(from);
-                if rightful && idle && self.hard.accepted.is_some() && self.can_lead(now) {
-                    self.claim(now, true, &BTreeMap::new());
-                }
-            }
-            _ => unreachable!("only election messages come here"),
-        }
-    }
-
-    fn on_election(&mut self, now: Mono, from: BrokerId, round: u64, epoch: ControllerEpoch) {
-        self.see_epoch(epoch);
-        let hears = self.hears_controller(now);
-        let id = if matches!(self.election.role, Role::Leading(_)) {
-            Some(self.me)
-        } else {
-            self.election.controller
-        };
-        let can_lead = self.can_lead(now);
-        let answer = Message::Ok {
-            round,
-            epoch: self.hard.epoch,
-            accepted: self.accepted_at(),
-            hears: id.filter(|_| hears).map(|id| Heard { id, epoch: self.hard.epoch }),
-            can_lead,
-            cluster_id: self.hard.cluster_id,
-            storage_id: self.hard.storage_id,
-            boot: self.hard.boot,
-            genesis: self.genesis.clone(),
-        };
-        self.send(from, answer);
-        // Bully: a higher id that is asked takes over.
-        if !hears && can_lead && self.me > from && matches!(self.election.role, Role::Follower) {
-            self.probe(now);
-        }
-    }
-
-    fn on_claim(&mut self, now: Mono, from: BrokerId, claim: Message) {
-        let Message::Claim { epoch, accepted, expect_storage, expect_boot, handover, genesis } = claim else {
-            return;
-        };
-        self.see_epoch(epoch);
-        let volume = expect_storage == self.hard.storage_id || self.weakened(Weakening::AmnesiacVoter);
-        let founding = genesis.is_none_or(|list| self.may_found() && Some(founders(list)) == self.genesis);
-        let bound = !handover && self.hears_controller(now) && self.election.controller != Some(from);
-        let free = self.hard.voted_for.is_none_or(|to| to == from) || self.weakened(Weakening::DoubleVote);
-        let open = epoch > self.hard.epoch || (epoch == self.hard.epoch && free);
-        let granted = volume && expect_boot <= self.hard.boot && founding && !bound && open;
-        if granted && (epoch, Some(from)) != (self.hard.epoch, self.hard.voted_for) {
-            let wait = self.patience();
-            self.withdraw(now, wait);
-            self.election.controller = None;
-            self.hard.epoch = epoch;
-            self.hard.voted_for = Some(from);
-            if !self.weakened(Weakening::PromiseNotPersisted) {
-                self.persist();
-            }
-        }
-        let mine = self.accepted_at();
-        let fresher = granted && self.fresher(mine, accepted);
-        let grant = Message::Grant {
-            epoch: if granted { epoch } else { self.hard.epoch },
-            granted,
-            accepted: mine,
-            image: if fresher { self.hard.accepted.clone() } else { None },
-            storage_id: self.hard.storage_id,
-        };
-        self.send(from, grant);
-    }
-
-    fn on_grant(&mut self, now: Mono, from: BrokerId, at: At, image: Option<Arc<Image>>, storage: StorageId) {
-        let known = self.accepted_at();
-        let fresher = self.fresher(at, known);
-        let own_cluster = self.hard.cluster_id;
-        let Role::Claiming(claim) = &mut self.election.role else { return };
-        if claim.founders.is_some() && at != At::default() {
-            return;
-        }
-        if fresher {
-            // A promise counts only together with what its giver accepted before.
-            let Some(image) = image.filter(|image| image.at == at) else { return };
-            if own_cluster.is_some_and(|mine| mine != image.cluster_id) {
-                return;
-            }
-            let best = claim.best.as_ref().map_or_else(At::default, |best| best.at);
-            if self.fresher(image.at, best)
-                && let Role::Claiming(claim) = &mut self.election.role
-            {
-                claim.best = Some(image);
-            }
-        }
-        let Role::Claiming(claim) = &mut self.election.role else { return };
-        claim.grants.insert(from, storage);
-        claim.accepted.insert(from, at);
-        self.try_win(now);
-    }
-
-    /// Becomes controller if the grants are a majority of the freshest image's voters; or, for genesis, of everybody.
-    fn try_win(&mut self, now: Mono) {
-        let Role::Claiming(claim) = &self.election.role else { return };
-        let classic = self.weakened(Weakening::NoMajority);
-        if let Some(expected) = &claim.founders {
-            let all = expected.iter().all(|(id, (storage, _))| claim.grants.get(id) == Some(storage));
-            if all {
-                let voters = claim.grants.clone();
-                self.found(now, voters);
-            }
-            return;
-        }
-        let best = if self.weakened(Weakening::KeepOwnImage) { &self.hard.accepted } else { &claim.best };
-        let Some(best) = best.clone() else { return };
-        let promised =
-            claim.grants.iter().filter(|(id, storage)| self.votes_in(&best, **id, **storage)).count();
-        let votes = self.votes_in(&best, self.me, self.hard.storage_id);
-        if votes && (promised * 2 > best.voters.len() || classic) {
-            let accepted = claim.accepted.clone();
-            self.begin_leading(now, best, &accepted);
         }
     }
 }

@@ -66,13 +66,6 @@ pub struct Image {
     pub tombstones: BTreeMap<TopicId, u64>,
 }
 
-impl Image {
-    /// Returns the living topic of that name.
-    pub fn topic_by_name(&self, name: &TopicName) -> Option<(TopicId, &Arc<TopicEntry>)> {
-        self.topics.iter().find(|(_, entry)| entry.name == *name).map(|(id, entry)| (*id, entry))
-    }
-}
-
 /// One registered broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerEntry {

@@ -89,7 +89,7 @@ impl Control {
             seen_epoch: hard.epoch,
             last_sequence: 0,
             registered_as: None,
-            next_announce: now + timing.announce,
+            next_announce: now,
             known: BTreeSet::new(),
             started: false,
             halted: false,
@@ -197,25 +197,8 @@ impl Control {
     }
 
     pub(super) fn send(&mut self, to: BrokerId, message: Message) {
-        match &message {
-            Message::Election { .. }
-            | Message::Ok { .. }
-            | Message::Claim { .. }
-            | Message::Grant { .. }
-            | Message::Coordinator { .. } => self.counters.election_messages_sent += 1,
-            Message::Heartbeat { .. } => self.counters.heartbeats_sent += 1,
-            Message::Accept { .. }
-            | Message::Accepted { .. }
-            | Message::NeedFull { .. }
-            | Message::Fenced { .. }
-            | Message::HeartbeatAck { .. }
-            | Message::Committed { .. }
-            | Message::Handover { .. }
-            | Message::Register(_)
-            | Message::RegisterRefused { .. }
-            | Message::AlterIsr(_)
-            | Message::Gossip(_) => {}
-        }
+        self.counters.election_messages_sent += u64::from(is_election(&message));
+        self.counters.heartbeats_sent += u64::from(matches!(message, Message::Heartbeat { .. }));
         self.out.push(Action::Send { to, message });
     }
 
@@ -340,26 +323,36 @@ impl Control {
             return;
         }
         self.known.insert(from);
+        self.counters.election_messages_received += u64::from(is_election(&message));
         match message {
-            Message::Election { .. }
-            | Message::Ok { .. }
-            | Message::Claim { .. }
-            | Message::Grant { .. }
-            | Message::Coordinator { .. }
-            | Message::Handover { .. } => {
-                self.counters.election_messages_received += 1;
-                self.receive_election(now, from, from_storage, message);
+            Message::Election { round, epoch, .. } => self.on_election(now, from, round, epoch),
+            Message::Ok { .. } => self.on_ok(now, from, message),
+            Message::Claim { .. } => self.on_claim(now, from, message),
+            Message::Grant { .. } => self.on_grant(now, from, from_storage, message),
+            Message::Coordinator { epoch, .. } => self.on_coordinator(now, from, epoch),
+            Message::Handover { epoch } => self.on_handover(now, from, epoch),
+            Message::Accept { epoch, at, hash, body, expect_storage } => {
+                if expect_storage == self.hard.storage_id || self.weakened(Weakening::AmnesiacVoter) {
+                    self.on_accept(now, from, epoch, (at, hash), body);
+                }
             }
-            Message::Accept { .. }
-            | Message::Accepted { .. }
-            | Message::NeedFull { .. }
-            | Message::Fenced { .. }
-            | Message::Committed { .. } => self.receive_register(now, from, message),
-            Message::Heartbeat { .. }
-            | Message::HeartbeatAck { .. }
-            | Message::Register(_)
-            | Message::RegisterRefused { .. }
-            | Message::AlterIsr(_) => self.receive_session(now, from, from_storage, message),
+            Message::Accepted { epoch, at, storage_id } => self.on_accepted(now, from, epoch, at, storage_id),
+            Message::NeedFull { epoch, at } => self.on_need_full(from, epoch, at),
+            Message::Fenced { epoch } => self.on_fenced(now, epoch),
+            Message::Committed { epoch, at, hash, body } => {
+                self.on_committed(now, from, epoch, (at, hash), body);
+            }
+            Message::Heartbeat { epoch, sequence, committed } => {
+                self.on_heartbeat(now, from, epoch, sequence, committed);
+            }
+            Message::HeartbeatAck { .. } => self.on_ack(now, from, from_storage, &message),
+            Message::Register(registration) => self.on_register(now, from, registration),
+            Message::RegisterRefused { run_id, reason } => self.on_register_refused(run_id, reason),
+            Message::AlterIsr(request) => {
+                if request.leader == from {
+                    self.queue_alter_isr(request);
+                }
+            }
             Message::Gossip(message) => {
                 if let Some(answer) = self.gossip.receive(now, message) {
                     self.send(from, Message::Gossip(answer));
@@ -367,6 +360,17 @@ impl Control {
             }
         }
     }
+}
+
+fn is_election(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::Election { .. }
+            | Message::Ok { .. }
+            | Message::Claim { .. }
+            | Message::Grant { .. }
+            | Message::Coordinator { .. }
+    )
 }
 
 /// Brings a list of founders into the one order that all of them compare.

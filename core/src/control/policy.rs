@@ -5,16 +5,16 @@
 //! leave fewer than `min_isr` complete replicas on record.
 
 use super::image::{BrokerEntry, BrokerState, Image, Op, PartitionEntry, TopicConfig, TopicEntry};
+use super::placement::{Load, groups_topic};
 use super::{Command, Refusal};
 use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartEpoch, TopicId, TopicName, TopicPartition};
-use crate::limits::{GROUP_PARTITIONS, GROUPS_TOPIC, PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
+use crate::limits::{PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
 use crate::wire::internal::{AlterIsr, Registration};
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Replicas of the internal topic once as many brokers are there.
-const GROUPS_REPLICAS: usize = 3;
+/// Leaderships moved back in one commit: each move interrupts its partition's writers for a moment.
+const LEADERS_MOVED_MAX: usize = 10;
 
 /// Rules that tests switch off; all of them hold by default.
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,82 +135,8 @@ fn create_topic(
     Ok(Change { topic: id, ops: vec![Op::AddTopic { id, entry }] })
 }
 
-fn size(count: u32) -> usize {
+pub(super) fn size(count: u32) -> usize {
     usize::try_from(count).expect("a count of at most some thousands fits")
-}
-
-/// How much each live broker carries: `(replicas, leaderships)`.
-struct Load {
-    carried: BTreeMap<BrokerId, (usize, usize)>,
-}
-
-impl Load {
-    fn of(image: &Image) -> Self {
-        let mut carried: BTreeMap<_, _> = image.live_brokers().map(|id| (id, (0, 0))).collect();
-        for (_, _, entry) in image.partitions() {
-            for id in &entry.replicas {
-                if let Some(load) = carried.get_mut(id) {
-                    load.0 += 1;
-                }
-            }
-            if let Some(load) = entry.leader.and_then(|id| carried.get_mut(&id)) {
-                load.1 += 1;
-            }
-        }
-        Self { carried }
-    }
-
-    fn enough(&self, wanted: u32) -> Result<(), Refusal> {
-        if self.carried.len() >= size(wanted) {
-            return Ok(());
-        }
-        let alive = u32::try_from(self.carried.len()).expect("a cluster has few brokers");
-        Err(Refusal::TooFewBrokers { wanted, alive })
-    }
-
-    /// Returns live brokers that don't hold a partition yet, least loaded first; equal ones rotate with the index.
-    fn ranking(&self, index: u32, without: &[BrokerId]) -> Vec<BrokerId> {
-        let ids: Vec<_> = self.carried.keys().copied().collect();
-        let turn = if ids.is_empty() { 0 } else { size(index) % ids.len() };
-        let mut ranked: Vec<_> = ids[turn..].iter().chain(&ids[..turn]).copied().collect();
-        ranked.retain(|id| !without.contains(id));
-        ranked.sort_by_key(|id| self.carried[id].0);
-        ranked
-    }
-
-    fn carry(&mut self, id: BrokerId, leads: bool) {
-        if let Some(load) = self.carried.get_mut(&id) {
-            load.0 += 1;
-            load.1 += usize::from(leads);
-        }
-    }
-
-    /// Places a new partition on as many brokers as the factor asks for; the caller has checked that there are enough.
-    fn place(&mut self, index: u32, config: &TopicConfig, leader: Option<BrokerId>) -> PartitionEntry {
-        let mut chosen: Vec<_> = leader.into_iter().collect();
-        for id in self.ranking(index, &chosen) {
-            if chosen.len() < size(config.replication_factor) {
-                chosen.push(id);
-            }
-        }
-        if leader.is_none() {
-            // The first replica leads: of those chosen it is the one that leads least so far.
-            let least = (0..chosen.len()).min_by_key(|at| self.carried[&chosen[*at]].1).unwrap_or(0);
-            chosen[..=least].rotate_right(1);
-        }
-        for (at, id) in chosen.iter().enumerate() {
-            self.carry(*id, at == 0);
-        }
-        PartitionEntry {
-            leader: chosen.first().copied(),
-            isr: chosen.clone(),
-            replicas: chosen,
-            adding: Vec::new(),
-            removing: Vec::new(),
-            leader_epoch: LeaderEpoch(1),
-            part_epoch: PartEpoch(1),
-        }
-    }
 }
 
 fn alter_topic(
@@ -329,7 +255,11 @@ fn remove_replica(image: &Image, name: &TopicName, broker: BrokerId) -> Result<C
 }
 
 /// Returns the operation that makes `next` of `entry`, if they differ.
-fn changed(partition: TopicPartition, entry: &PartitionEntry, mut next: PartitionEntry) -> Option<Op> {
+pub(super) fn changed(
+    partition: TopicPartition,
+    entry: &PartitionEntry,
+    mut next: PartitionEntry,
+) -> Option<Op> {
     if next == *entry {
         return None;
     }
@@ -476,7 +406,10 @@ pub(crate) fn alter_isr(image: &Image, request: &AlterIsr, lapses: Lapses) -> Op
     // The same members again are a change too: it uses the token up. That is how a leader withdraws a wish for a member
     // that fell silent, which a delayed copy could otherwise fulfil after the leader stopped counting that member.
     let part_epoch = PartEpoch(entry.part_epoch.0 + 1);
-    Some(Op::SetPartition { partition: request.partition, entry: PartitionEntry { isr, part_epoch, ..entry.clone() } })
+    Some(Op::SetPartition {
+        partition: request.partition,
+        entry: PartitionEntry { isr, part_epoch, ..entry.clone() },
+    })
 }
 
 /// Returns what should be changed though nobody asked: leaders for leaderless partitions, and the internal topic.
@@ -485,7 +418,8 @@ pub(crate) fn reconcile(image: &Image, avoid: &BTreeSet<BrokerId>, settled: bool
     let none = BTreeSet::new();
     let mut ops = Vec::new();
     for (partition, _, entry) in image.partitions() {
-        if entry.leader.is_some_and(|id| image.is_active(id) || lapses.epoch_resumed) {
+        let fenced = |id| image.brokers.get(&id).is_none_or(|broker| broker.state == BrokerState::Fenced);
+        if entry.leader.is_some_and(|id| !fenced(id) || lapses.epoch_resumed) {
             continue;
         }
         let successor =
@@ -499,57 +433,325 @@ pub(crate) fn reconcile(image: &Image, avoid: &BTreeSet<BrokerId>, settled: bool
     if ops.is_empty() { groups_topic(image, settled) } else { ops }
 }
 
-/// Returns the identity of the internal topic: the same whoever creates it, and another in every cluster.
-fn groups_id(image: &Image) -> TopicId {
-    let mut sum = Sha256::new();
-    sum.update(image.cluster_id.0.as_bytes());
-    sum.update(GROUPS_TOPIC);
-    let digest: [u8; 32] = sum.finalize().into();
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    TopicId(uuid::Builder::from_random_bytes(bytes).into_uuid())
+/// Returns operations that move some leaderships back to the replicas that were meant to lead, so that restarts one
+/// after the other don't leave everything on one broker. `stable` brokers have been back for a while.
+pub(crate) fn prefer(image: &Image, stable: &BTreeSet<BrokerId>) -> Vec<Op> {
+    let away = image.partitions().filter_map(|(partition, _, entry)| {
+        let preferred = *entry.replicas.first()?;
+        let fit = stable.contains(&preferred) && image.is_active(preferred) && entry.isr.contains(&preferred);
+        if !fit || entry.leader.is_none() || entry.leader == Some(preferred) {
+            return None;
+        }
+        let mut next = entry.clone();
+        lead(&mut next, Some(preferred));
+        changed(partition, entry, next)
+    });
+    away.take(LEADERS_MOVED_MAX).collect()
 }
 
-/// Creates the internal topic of consumer groups and gives it more replicas as brokers join.
-fn groups_topic(image: &Image, settled: bool) -> Vec<Op> {
-    let alive = image.live_brokers().count();
-    let target = alive.min(GROUPS_REPLICAS);
-    let id = groups_id(image);
-    if target == 0 || !settled {
-        return Vec::new();
+/// Returns the next step of giving a founder that lost its volume its vote back: the old volume is dropped, and once
+/// that is committed the new one is added. In one step, old and new majorities would not overlap.
+///
+/// `ready` are brokers that have followed for a while and hold the newest image; nothing happens unless all voters
+/// but the wiped one are among them (or are this controller).
+pub(crate) fn restore_voter(
+    image: &Image,
+    me: BrokerId,
+    ready: &BTreeSet<BrokerId>,
+    founders: &[BrokerId],
+) -> Option<Op> {
+    let storage = |id: &BrokerId| image.brokers.get(id).map(|entry| entry.storage_id);
+    let lost = |id: &&BrokerId| image.voters.get(id).copied() != storage(id);
+    let wiped = founders.iter().filter(|id| ready.contains(id) && image.is_active(**id)).find(lost)?;
+    let whole = image.voters.keys().all(|id| id == wiped || *id == me || ready.contains(id));
+    if !whole {
+        return None;
     }
-    let settings = |replicas: usize| TopicConfig {
-        replication_factor: u32::try_from(replicas).expect("at most three"),
-        min_isr: if replicas >= GROUPS_REPLICAS { 2 } else { 1 },
-        retention_ms: None,
-        retention_bytes: None,
-        compact: true,
-        owner: None,
+    let mut voters = image.voters.clone();
+    if voters.remove(wiped).is_none() {
+        voters.insert(*wiped, storage(wiped)?);
+    }
+    Some(Op::SetVoters { voters })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::control::fixture;
+    use crate::ids::{At, RunId, StorageId};
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    const NO: Lapses = Lapses {
+        wiped_stays: false,
+        epoch_resumed: false,
+        any_registration: false,
+        no_floor: false,
+        unclean: false,
     };
-    let mut load = Load::of(image);
-    let Some(topic) = image.topics.get(&id) else {
-        let name = TopicName::try_from(GROUPS_TOPIC).expect("the internal topic's name is valid");
-        let config = settings(target);
-        let partitions = (0..GROUP_PARTITIONS).map(|index| load.place(index, &config, None)).collect();
-        return vec![Op::AddTopic { id, entry: Arc::new(TopicEntry { name, config, partitions }) }];
-    };
-    let mut ops = Vec::new();
-    for (partition, entry) in (0..).zip(&topic.partitions) {
-        let mut next = entry.clone();
-        for broker in load.ranking(partition, &entry.replicas) {
-            if next.replicas.len() < target {
-                next.replicas.push(broker);
-                load.carry(broker, false);
+
+    fn b(id: u32) -> BrokerId {
+        BrokerId(id)
+    }
+
+    fn ids(list: &[u32]) -> BTreeSet<BrokerId> {
+        list.iter().map(|id| b(*id)).collect()
+    }
+
+    fn done(image: &Image, ops: &[Op]) -> Image {
+        image.apply(ops, At { version: image.at.version + 1, ..image.at }).unwrap()
+    }
+
+    fn with_topic(brokers: u32, min_isr: u32, replicas: &[u32]) -> Image {
+        let image = fixture::image(brokers);
+        done(&image, &[fixture::add_topic("a", min_isr, replicas)])
+    }
+
+    fn only(image: &Image) -> (TopicPartition, PartitionEntry) {
+        let (partition, _, entry) = image.partitions().next().unwrap();
+        (partition, entry.clone())
+    }
+
+    fn registration(id: u32, storage: StorageId, boot: u64) -> Registration {
+        Registration {
+            id: b(id),
+            storage_id: storage,
+            boot,
+            run_id: RunId(Uuid::from_u128(77)),
+            api_base: String::new(),
+            peer_base: String::new(),
+            zone: None,
+            versions: (1, 1),
+        }
+    }
+
+    fn request(image: &Image, isr: &[u32]) -> AlterIsr {
+        let (partition, entry) = only(image);
+        let epoch = |id: BrokerId| image.brokers[&id].broker_epoch;
+        AlterIsr {
+            partition,
+            leader: entry.leader.unwrap(),
+            broker_epoch: epoch(entry.leader.unwrap()),
+            leader_epoch: entry.leader_epoch,
+            part_epoch: entry.part_epoch,
+            isr: isr.iter().map(|id| (b(*id), epoch(b(*id)))).collect(),
+        }
+    }
+
+    #[test]
+    fn a_dead_leader_is_replaced_by_the_first_live_member_in_the_next_leader_epoch() {
+        let image = with_topic(3, 2, &[1, 2, 3]);
+        let after = done(&image, &fence(&image, &ids(&[1]), NO));
+        let (_, entry) = only(&after);
+        assert_eq!((entry.leader, entry.leader_epoch), (Some(b(2)), LeaderEpoch(2)));
+        assert_eq!(entry.isr, vec![b(2), b(3)]);
+        assert!(!after.is_active(b(1)));
+    }
+
+    #[test]
+    fn dead_members_stay_in_the_isr_rather_than_go_below_its_floor() {
+        let image = with_topic(3, 2, &[1, 2, 3]);
+        let after = done(&image, &fence(&image, &ids(&[1, 2]), NO));
+        let (_, entry) = only(&after);
+        assert_eq!(entry.leader, Some(b(3)));
+        assert_eq!(entry.isr.len(), 2, "{:?}", entry.isr);
+    }
+
+    #[test]
+    fn a_replica_outside_the_isr_never_leads() {
+        let image = with_topic(2, 1, &[1, 2]);
+        let image = done(&image, &[alter_isr(&image, &request(&image, &[1]), NO).unwrap()]);
+        let after = done(&image, &fence(&image, &ids(&[1]), NO));
+        assert_eq!(only(&after).1.leader, None);
+        assert_eq!(only(&after).1.isr, vec![b(1)]);
+        assert_eq!(reconcile(&after, &BTreeSet::new(), false, NO), vec![]);
+        let back = done(&after, &[unfence(&after, b(1)).unwrap()]);
+        let healed = done(&back, &reconcile(&back, &BTreeSet::new(), false, NO));
+        assert_eq!(only(&healed).1.leader, Some(b(1)));
+        assert_eq!(only(&healed).1.leader_epoch, LeaderEpoch(3));
+    }
+
+    #[test]
+    fn a_wiped_or_rolled_back_volume_leaves_every_isr_even_below_the_floor() {
+        let image = with_topic(3, 2, &[1, 2]);
+        let other = StorageId(Uuid::from_u128(5));
+        for wish in [registration(1, other, 9), registration(1, fixture::storage(1), 1)] {
+            let (_, entry) = only(&done(&image, &register(&image, &wish, 7, NO)));
+            assert_eq!((entry.isr, entry.leader), (vec![b(2)], Some(b(2))));
+        }
+        let alone = with_topic(3, 1, &[1]);
+        let (_, entry) = only(&done(&alone, &register(&alone, &registration(1, other, 9), 7, NO)));
+        assert_eq!((entry.isr, entry.leader), (vec![], None), "what was lost is not led silently");
+    }
+
+    #[test]
+    fn a_restarted_process_keeps_its_isrs_and_gives_up_its_leader_epochs() {
+        let image = with_topic(1, 1, &[1]);
+        let after = done(&image, &register(&image, &registration(1, fixture::storage(1), 2), 7, NO));
+        let (_, entry) = only(&after);
+        assert_eq!((entry.isr, entry.leader, entry.leader_epoch), (vec![b(1)], None, LeaderEpoch(2)));
+        assert_eq!(after.brokers[&b(1)].broker_epoch, BrokerEpoch(7));
+        assert!(!after.is_active(b(1)));
+    }
+
+    #[test]
+    fn an_isr_request_is_refused_unless_everything_in_it_matches() {
+        let image = with_topic(3, 2, &[1, 2, 3]);
+        let good = request(&image, &[1, 2]);
+        assert!(alter_isr(&image, &good, NO).is_some());
+        let bad = [
+            AlterIsr { leader: b(2), ..good.clone() },
+            AlterIsr { broker_epoch: BrokerEpoch(9), ..good.clone() },
+            AlterIsr { leader_epoch: LeaderEpoch(0), ..good.clone() },
+            AlterIsr { part_epoch: PartEpoch(0), ..good.clone() },
+            AlterIsr { isr: vec![(b(1), BrokerEpoch(1)), (b(2), BrokerEpoch(9))], ..good.clone() },
+            request(&image, &[1]),
+            request(&image, &[2, 3]),
+        ];
+        for request in bad {
+            assert_eq!(alter_isr(&image, &request, NO), None, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_fenced_broker_does_not_join_an_isr() {
+        let image = with_topic(3, 1, &[1, 2, 3]);
+        let image = done(&image, &fence(&image, &ids(&[3]), NO));
+        assert_eq!(alter_isr(&image, &request(&image, &[1, 2, 3]), NO), None);
+        let image = done(&image, &[unfence(&image, b(3)).unwrap()]);
+        assert!(alter_isr(&image, &request(&image, &[1, 2, 3]), NO).is_some());
+    }
+
+    #[test]
+    fn leaderships_return_to_the_preferred_replica_once_it_is_in_sync_and_stable() {
+        let image = with_topic(2, 1, &[1, 2]);
+        let image = done(&image, &fence(&image, &ids(&[1]), NO));
+        let image = done(&image, &[unfence(&image, b(1)).unwrap()]);
+        assert_eq!(prefer(&image, &ids(&[1, 2])), vec![], "1 is not in sync");
+        let image = done(&image, &[alter_isr(&image, &request(&image, &[1, 2]), NO).unwrap()]);
+        assert_eq!(prefer(&image, &ids(&[2])), vec![], "1 has not been back for long");
+        let image = done(&image, &prefer(&image, &ids(&[1, 2])));
+        assert_eq!(only(&image).1.leader, Some(b(1)));
+    }
+
+    #[test]
+    fn a_lost_voter_is_dropped_before_its_new_volume_is_added() {
+        let mut image = fixture::image(3);
+        let new = StorageId(Uuid::from_u128(5));
+        image.brokers.get_mut(&b(1)).unwrap().storage_id = new;
+        let founders = [b(1), b(2), b(3)];
+        assert_eq!(restore_voter(&image, b(3), &ids(&[1]), &founders), None, "2 is not there");
+        let image = done(&image, &[restore_voter(&image, b(3), &ids(&[1, 2]), &founders).unwrap()]);
+        assert!(!image.voters.contains_key(&b(1)));
+        let image = done(&image, &[restore_voter(&image, b(3), &ids(&[1, 2]), &founders).unwrap()]);
+        assert_eq!(image.voters[&b(1)], new);
+        assert_eq!(restore_voter(&image, b(3), &ids(&[1, 2]), &founders), None);
+    }
+
+    fn create(
+        image: &Image,
+        partitions: u32,
+        factor: u32,
+        leader: Option<BrokerId>,
+    ) -> Result<Change, Refusal> {
+        let name = TopicName::try_from("new").unwrap();
+        let (id, config) = (TopicId(Uuid::from_u128(9)), fixture::config(factor, 1));
+        command(image, &Command::CreateTopic { name, id, partitions, config, leader })
+    }
+
+    #[test]
+    fn the_wanted_leader_gets_the_first_partition_and_must_be_alive() {
+        let image = fixture::image(3);
+        let made = done(&image, &create(&image, 3, 2, Some(b(3))).unwrap().ops);
+        assert_eq!(only(&made).1.leader, Some(b(3)));
+        assert_eq!(create(&image, 1, 1, Some(b(9))), Err(Refusal::BrokerNotFound { broker: b(9) }));
+        let dead = done(&image, &fence(&image, &ids(&[3]), NO));
+        assert!(matches!(create(&dead, 1, 1, Some(b(3))), Err(Refusal::Conflict { .. })));
+    }
+
+    #[test]
+    fn a_replica_is_removed_only_above_the_floor_and_never_the_leader() {
+        let image = with_topic(3, 2, &[1, 2]);
+        let name = TopicName::try_from("a").unwrap();
+        let remove =
+            |image: &Image, id| command(image, &Command::RemoveReplica { name: name.clone(), broker: b(id) });
+        assert!(matches!(remove(&image, 1), Err(Refusal::Conflict { .. })));
+        assert!(matches!(remove(&image, 2), Err(Refusal::Conflict { .. })));
+        let add = Command::AddReplica { name: name.clone(), broker: b(3) };
+        let grown = done(&image, &command(&image, &add).unwrap().ops);
+        assert_eq!(only(&grown).1.replicas.len(), 3);
+        assert_eq!(only(&grown).1.isr.len(), 2, "it joins once it has caught up");
+        assert!(command(&grown, &add).unwrap().ops.is_empty());
+        assert!(remove(&grown, 3).is_ok());
+    }
+
+    #[test]
+    fn the_internal_topic_follows_the_number_of_brokers_up_to_three() {
+        let alone = fixture::image(1);
+        let image = done(&alone, &reconcile(&alone, &BTreeSet::new(), true, NO));
+        assert_eq!(image.topics.len(), 1);
+        assert_eq!(image.topics.values().next().unwrap().config.min_isr, 1);
+        let mut grown = image.clone();
+        for id in [2, 3] {
+            grown.brokers.insert(b(id), fixture::broker(id));
+        }
+        let grown = done(&grown, &reconcile(&grown, &BTreeSet::new(), true, NO));
+        assert!(grown.partitions().all(|(_, _, entry)| entry.replicas.len() == 3));
+        assert_eq!(
+            reconcile(&grown, &BTreeSet::new(), true, NO),
+            vec![],
+            "the floor waits for the new replicas"
+        );
+        let joined: Vec<_> = grown
+            .partitions()
+            .map(|(partition, _, entry)| Op::SetPartition {
+                partition,
+                entry: PartitionEntry { isr: entry.replicas.clone(), ..entry.clone() },
+            })
+            .collect();
+        let joined = done(&grown, &joined);
+        let last = done(&joined, &reconcile(&joined, &BTreeSet::new(), true, NO));
+        assert_eq!(last.topics.values().next().unwrap().config.min_isr, 2);
+        assert_eq!(reconcile(&last, &BTreeSet::new(), true, NO), vec![]);
+    }
+
+    proptest! {
+        #[test]
+        fn placement_is_even_and_without_repetition(brokers in 1u32..8, partitions in 1u32..40, factor in 1u32..4) {
+            let image = fixture::image(brokers);
+            prop_assume!(factor <= brokers);
+            let made = done(&image, &create(&image, partitions, factor, None).unwrap().ops);
+            let mut held = std::collections::BTreeMap::<_, u32>::new();
+            let mut led = std::collections::BTreeMap::<_, u32>::new();
+            for (_, _, entry) in made.partitions() {
+                let distinct: BTreeSet<_> = entry.replicas.iter().collect();
+                prop_assert_eq!(distinct.len(), size(factor));
+                prop_assert_eq!(entry.leader, entry.replicas.first().copied());
+                entry.replicas.iter().for_each(|id| *held.entry(*id).or_default() += 1);
+                *led.entry(entry.leader).or_default() += 1;
+            }
+            let most = held.values().max().unwrap();
+            prop_assert!(most - held.values().min().unwrap() <= 1 || partitions * factor < brokers);
+            prop_assert!(*led.values().max().unwrap() <= partitions.div_ceil(brokers) + 1);
+        }
+
+        #[test]
+        fn the_isr_keeps_its_floor_and_epochs_only_grow(deaths in proptest::collection::vec(1u32..6, 1..12)) {
+            let mut image = with_topic(5, 2, &[1, 2, 3, 4, 5]);
+            for id in deaths {
+                let before = only(&image).1;
+                let ops = if image.is_active(b(id)) { fence(&image, &ids(&[id]), NO) } else {
+                    vec![unfence(&image, b(id)).unwrap()]
+                };
+                image = done(&image, &ops);
+                image = done(&image, &reconcile(&image, &BTreeSet::new(), false, NO));
+                let after = only(&image).1;
+                prop_assert!(after.isr.len() >= 2);
+                prop_assert!(after.leader.is_none_or(|leader| after.isr.contains(&leader) && image.is_active(leader)));
+                prop_assert!(after.leader == before.leader || after.leader_epoch > before.leader_epoch);
+                prop_assert!(after == before || after.part_epoch > before.part_epoch);
             }
         }
-        ops.extend(changed(TopicPartition { topic: id, partition }, entry, next));
     }
-    // The floor rises last, once it would not stop what works already.
-    let fewest = topic.partitions.iter().map(|entry| entry.replicas.len()).min().unwrap_or(0);
-    let config = settings(fewest.min(GROUPS_REPLICAS));
-    let in_sync = topic.partitions.iter().all(|entry| entry.isr.len() >= size(config.min_isr));
-    if ops.is_empty() && in_sync && config.replication_factor > topic.config.replication_factor {
-        ops.push(Op::SetTopicConfig { id, config });
-    }
-    ops
 }

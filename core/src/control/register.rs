@@ -42,6 +42,8 @@ pub(super) struct Leading {
     pub(super) next_handover: Mono,
     /// The image changed, or time passed, since it was last looked over.
     pub(super) review: bool,
+    /// When leaderships are moved back next.
+    pub(super) next_balance: Mono,
     /// When this epoch began here.
     pub(super) since: Mono,
     history: VecDeque<Link>,
@@ -83,6 +85,7 @@ impl Leading {
             next_heartbeat: now,
             next_handover: now,
             review: true,
+            next_balance: now,
             since: now,
             history: VecDeque::new(),
             accepted,
@@ -161,8 +164,11 @@ impl Control {
         let voters: Vec<_> = image.voters.keys().copied().collect();
         leading.inflight =
             Some(Proposal { image: image.clone(), base, ops, accepted_by: own, replies, events });
-        self.hard.accepted = Some(image);
+        self.hard.accepted = Some(image.clone());
         self.persist();
+        if self.weakened(Weakening::ApplyUncommitted) {
+            self.apply(image);
+        }
         for voter in voters {
             self.send_accept(voter, false);
         }
@@ -315,37 +321,20 @@ impl Control {
         self.event(Event::Resigned { epoch, reason: reason.to_owned() });
     }
 
-    pub(super) fn receive_register(&mut self, now: Mono, from: BrokerId, message: Message) {
-        match message {
-            Message::Accept { epoch, at, hash, body, expect_storage } => {
-                let volume =
-                    expect_storage == self.hard.storage_id || self.weakened(Weakening::AmnesiacVoter);
-                if volume {
-                    self.on_accept(now, from, epoch, (at, hash), body);
-                }
-            }
-            Message::Accepted { epoch, at, storage_id } => self.on_accepted(now, from, epoch, at, storage_id),
-            Message::NeedFull { epoch, at } => {
-                if let Role::Leading(leading) = &self.election.role
-                    && epoch == leading.epoch
-                    && leading.inflight.as_ref().is_some_and(|proposal| proposal.image.at == at)
-                {
-                    self.send_accept(from, true);
-                }
-            }
-            Message::Fenced { epoch } => {
-                self.see_epoch(epoch);
-                if epoch > self.hard.epoch
-                    && matches!(self.election.role, Role::Claiming(_) | Role::Leading(_))
-                {
-                    let wait = self.patience();
-                    self.withdraw(now, wait);
-                }
-            }
-            Message::Committed { epoch, at, hash, body } => {
-                self.on_committed(now, from, epoch, (at, hash), body);
-            }
-            _ => unreachable!("only the register's messages come here"),
+    pub(super) fn on_need_full(&mut self, from: BrokerId, epoch: ControllerEpoch, at: At) {
+        let Role::Leading(leading) = &self.election.role else { return };
+        let proposed = leading.inflight.as_ref().is_some_and(|proposal| proposal.image.at == at);
+        if epoch == leading.epoch && proposed {
+            self.send_accept(from, true);
+        }
+    }
+
+    /// Somebody promised a higher epoch: this one is over.
+    pub(super) fn on_fenced(&mut self, now: Mono, epoch: ControllerEpoch) {
+        self.see_epoch(epoch);
+        if epoch > self.hard.epoch && matches!(self.election.role, Role::Claiming(_) | Role::Leading(_)) {
+            let wait = self.patience();
+            self.withdraw(now, wait);
         }
     }
 
@@ -363,7 +352,7 @@ impl Control {
         (ours && image.at == place.0 && image.hash == place.1).then_some(image)
     }
 
-    fn on_accept(
+    pub(super) fn on_accept(
         &mut self,
         now: Mono,
         from: BrokerId,
@@ -422,7 +411,14 @@ impl Control {
         self.persist();
     }
 
-    fn on_accepted(&mut self, now: Mono, from: BrokerId, epoch: ControllerEpoch, at: At, storage: StorageId) {
+    pub(super) fn on_accepted(
+        &mut self,
+        now: Mono,
+        from: BrokerId,
+        epoch: ControllerEpoch,
+        at: At,
+        storage: StorageId,
+    ) {
         let Role::Leading(leading) = &mut self.election.role else { return };
         if epoch != leading.epoch {
             return;
@@ -435,7 +431,7 @@ impl Control {
         }
     }
 
-    fn on_committed(
+    pub(super) fn on_committed(
         &mut self,
         now: Mono,
         from: BrokerId,
@@ -478,4 +474,4 @@ impl Control {
 }
 
 /// Where an image is, and the hash that it must have.
-type Place = (At, super::image::ImageHash);
+pub(super) type Place = (At, super::image::ImageHash);

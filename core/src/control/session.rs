@@ -4,36 +4,37 @@
 //! controller's own clock, so that a late answer proves life only as of its question.
 
 use super::election::Role;
-use super::image::{BrokerState, Draft};
+use super::image::BrokerState;
 use super::machine::{Control, Stop};
 use super::register::Leading;
 use super::timing::Timing;
-use super::{Action, Command, Event, Refusal, Ticket, Weakening, policy};
+use super::{Action, Command, Refusal, Ticket, Weakening};
 use crate::Mono;
-use crate::ids::{At, BrokerId, RunId, StorageId};
+use crate::ids::{At, BrokerId, ControllerEpoch, RunId, StorageId};
 use crate::limits::INBOX_MAX;
 use crate::wire::internal::{AlterIsr, Message, Registration};
-use std::collections::BTreeSet;
 
 /// What the controller knows of one broker. Deadlines begin afresh with every controller.
 #[derive(Debug)]
 pub(super) struct Session {
     /// Last sign of life of the registered process.
-    last_ack: Mono,
+    pub(super) last_ack: Mono,
     /// Last sign of life of the voter, whichever process.
     heard: Option<Mono>,
     /// Another process than the registered one: since when it answers, and its last answer.
-    newcomer: Option<(RunId, Mono, Mono)>,
+    pub(super) newcomer: Option<(RunId, Mono, Mono)>,
     pub(super) applied: At,
     can_lead: bool,
-    stopping: bool,
-    storage_ok: bool,
+    pub(super) stopping: bool,
+    pub(super) storage_ok: bool,
     /// First refused connection since the last answer.
     first_refusal: Option<Mono>,
     /// Connections were refused twice: its process is gone.
     gone: bool,
     /// It may take part again once it has applied this.
-    must_apply: At,
+    pub(super) must_apply: At,
+    /// Since when it answers without a gap.
+    pub(super) since: Mono,
     /// The newest image sent to it, and when.
     pub(super) sent: Option<(At, Mono)>,
 }
@@ -51,16 +52,17 @@ impl Session {
             first_refusal: None,
             gone: false,
             must_apply: At::default(),
+            since: now,
             sent: None,
         }
     }
 
-    fn alive(&self, now: Mono, timing: &Timing) -> bool {
+    pub(super) fn alive(&self, now: Mono, timing: &Timing) -> bool {
         !self.gone && now < self.last_ack + timing.session
     }
 
     /// Begins the session of a process that was just admitted.
-    fn admit(&mut self, now: Mono, at: At) {
+    pub(super) fn admit(&mut self, now: Mono, at: At) {
         *self = Self { must_apply: at, heard: self.heard, ..Self::new(now, false) };
     }
 }
@@ -177,47 +179,37 @@ impl Control {
         self.send(to, ack);
     }
 
-    pub(super) fn receive_session(
+    pub(super) fn on_heartbeat(
         &mut self,
         now: Mono,
         from: BrokerId,
-        storage: StorageId,
-        message: Message,
+        epoch: ControllerEpoch,
+        sequence: u64,
+        committed: At,
     ) {
-        match message {
-            Message::Heartbeat { epoch, sequence, committed } => {
-                if epoch < self.hard.epoch && !self.weakened(Weakening::ObeyStaleCoordinator) {
-                    return self.send(from, Message::Fenced { epoch: self.hard.epoch });
-                }
-                self.counters.heartbeats_received += 1;
-                if self.adopt_epoch(from, epoch) {
-                    self.persist();
-                }
-                self.follow(now, from, epoch);
-                self.last_sequence = sequence;
-                self.learn_committed(committed);
-                self.acknowledge(now);
-                if !self.is_registered() {
-                    self.send(from, Message::Register(self.registration()));
-                }
-            }
-            Message::HeartbeatAck { .. } => self.on_ack(now, from, storage, &message),
-            Message::Register(registration) => self.on_register(now, from, registration),
-            Message::RegisterRefused { run_id, reason } => {
-                if run_id == self.config.run_id {
-                    self.halt(reason);
-                }
-            }
-            Message::AlterIsr(request) => {
-                if request.leader == from {
-                    self.queue_alter_isr(request);
-                }
-            }
-            _ => unreachable!("only messages of sessions come here"),
+        if epoch < self.hard.epoch && !self.weakened(Weakening::ObeyStaleCoordinator) {
+            return self.send(from, Message::Fenced { epoch: self.hard.epoch });
+        }
+        self.counters.heartbeats_received += 1;
+        if self.adopt_epoch(from, epoch) {
+            self.persist();
+        }
+        self.follow(now, from, epoch);
+        self.last_sequence = sequence;
+        self.learn_committed(committed);
+        self.acknowledge(now);
+        if !self.is_registered() {
+            self.send(from, Message::Register(self.registration()));
         }
     }
 
-    fn on_ack(&mut self, now: Mono, from: BrokerId, storage: StorageId, message: &Message) {
+    pub(super) fn on_register_refused(&mut self, run_id: RunId, reason: String) {
+        if run_id == self.config.run_id {
+            self.halt(reason);
+        }
+    }
+
+    pub(super) fn on_ack(&mut self, now: Mono, from: BrokerId, storage: StorageId, message: &Message) {
         let Message::HeartbeatAck {
             epoch, sequence, run_id, applied, can_lead, stopping, storage_ok, ..
         } = message
@@ -239,8 +231,11 @@ impl Control {
         if leading.current.registered(from, *run_id).is_some() {
             if asked >= session.last_ack {
                 session.last_ack = asked;
-                session.first_refusal = None;
-                session.gone = false;
+                // A refused connection is newer than an answer to what was asked before it.
+                if session.first_refusal.is_none_or(|at| asked >= at) {
+                    session.first_refusal = None;
+                    session.gone = false;
+                }
                 session.stopping = *stopping;
                 session.storage_ok = *storage_ok;
                 session.can_lead = *can_lead;
@@ -258,7 +253,7 @@ impl Control {
         }
     }
 
-    fn on_register(&mut self, now: Mono, from: BrokerId, registration: Registration) {
+    pub(super) fn on_register(&mut self, now: Mono, from: BrokerId, registration: Registration) {
         let id = registration.id;
         match &mut self.election.role {
             Role::Leading(leading) => {
@@ -290,7 +285,7 @@ impl Control {
         }
     }
 
-    fn queue_alter_isr(&mut self, request: AlterIsr) {
+    pub(super) fn queue_alter_isr(&mut self, request: AlterIsr) {
         if let Role::Leading(leading) = &mut self.election.role
             && leading.current.partition(request.partition).is_some()
         {
@@ -358,180 +353,4 @@ impl Control {
             self.hand_over(now);
         }
     }
-
-    /// Makes the next proposal of the controller, if there is anything to propose. Returns whether it was committed
-    /// at once.
-    pub(super) fn pump(&mut self, now: Mono) -> bool {
-        let due = match &self.election.role {
-            Role::Leading(leading) => {
-                let wanted = leading.review || !leading.alters.is_empty() || !leading.commands.is_empty();
-                leading.ready && leading.inflight.is_none() && wanted
-            }
-            Role::Follower | Role::Probing(_) | Role::Yielding { .. } | Role::Claiming(_) => false,
-        };
-        if !due {
-            return false;
-        }
-        let Role::Leading(leading) = &mut self.election.role else { return false };
-        leading.review = false;
-        let at = At { epoch: leading.epoch, version: leading.current.at.version + 1 };
-        let mut draft = Draft::new(leading.current.clone(), at);
-        let mut events = Vec::new();
-        self.review_sessions(now, &mut draft, &mut events);
-        self.admit_processes(now, &mut draft, &mut events);
-        self.change_isrs(&mut draft, &mut events);
-        let replies = self.run_commands(&mut draft);
-        self.reconcile(now, &mut draft, &mut events);
-        if draft.is_empty() && replies.is_empty() {
-            return false;
-        }
-        self.propose(now, draft, replies, events);
-        matches!(&self.election.role, Role::Leading(leading) if leading.inflight.is_none())
-    }
-
-    /// Fences the silent and the leaving, lets the returned take part again, moves leaderships off broken storage.
-    fn review_sessions(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
-        let (mut silent, mut leaving, mut back, mut broken) =
-            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let Role::Leading(leading) = &mut self.election.role else { return };
-        for (id, entry) in &draft.image().brokers {
-            let own = *id == self.me;
-            let session = leading.sessions.entry(*id).or_insert_with(|| Session::new(now, false));
-            if own {
-                session.last_ack = now;
-                session.applied = self.applied.as_ref().map_or_else(At::default, |image| image.at);
-                session.stopping = self.stop.is_some();
-                session.storage_ok = self.healthy;
-            }
-            let fenced = entry.state == BrokerState::Fenced;
-            let answers = own || (session.alive(now, &self.timing) && session.applied > At::default());
-            let caught_up = session.applied >= session.must_apply.max(leading.barrier)
-                && session.applied.version >= entry.broker_epoch.0
-                && (!own || entry.run_id == self.config.run_id);
-            if !fenced && !session.alive(now, &self.timing) {
-                silent.insert(*id);
-            } else if !fenced && session.stopping {
-                leaving.insert(*id);
-            } else if fenced && answers && caught_up && !session.stopping {
-                back.insert(*id);
-            }
-            if !session.storage_ok {
-                broken.insert(*id);
-            }
-        }
-        for id in silent.iter().chain(&leaving) {
-            if let Some(session) = leading.sessions.get_mut(id) {
-                session.must_apply = draft.at();
-            }
-        }
-        self.counters.failures_detected += u64::try_from(silent.len()).expect("a cluster has few brokers");
-        events.extend(silent.iter().map(|broker| Event::Fenced { broker: *broker }));
-        silent.extend(leaving);
-        self.fence_all(draft, &silent, events);
-        for id in back {
-            let op = policy::unfence(draft.image(), id);
-            draft.extend(op.into_iter().collect());
-        }
-        let moves = policy::evacuate(draft.image(), &broken, self.lapses);
-        extend(draft, moves, events);
-    }
-
-    pub(super) fn fence_all(&self, draft: &mut Draft, gone: &BTreeSet<BrokerId>, events: &mut Vec<Event>) {
-        if !gone.is_empty() {
-            let ops = policy::fence(draft.image(), gone, self.lapses);
-            extend(draft, ops, events);
-        }
-    }
-
-    fn admit_processes(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
-        let own = self.registration();
-        let (me, timing, lapses) = (self.me, self.timing, self.lapses);
-        let mut refused = Vec::new();
-        let Role::Leading(leading) = &mut self.election.role else { return };
-        leading.registrations.insert(me, own);
-        for (id, wish) in std::mem::take(&mut leading.registrations) {
-            let image = draft.image();
-            if image.registered(id, wish.run_id).is_some() {
-                continue;
-            }
-            let session = leading.sessions.entry(id).or_insert_with(|| Session::new(now, false));
-            let newcomer =
-                session.newcomer.filter(|(run, _, last)| *run == wish.run_id && now < *last + timing.session);
-            let Some(since) = newcomer.map(|(_, since, _)| since).or((id == me).then_some(now)) else {
-                continue;
-            };
-            let known = image.brokers.get(&id);
-            let successor =
-                known.is_none_or(|known| known.storage_id == wish.storage_id && wish.boot > known.boot);
-            let taken =
-                known.is_some_and(|known| known.state != BrokerState::Fenced) && session.alive(now, &timing);
-            if !successor && taken && id != me {
-                // Two processes of one id answer: the registered one stays, the other one has to go.
-                if now >= since + 2 * timing.session {
-                    refused.push((id, wish.run_id));
-                } else {
-                    leading.registrations.insert(id, wish);
-                }
-                continue;
-            }
-            session.admit(now, draft.at());
-            let ops = policy::register(draft.image(), &wish, draft.at().version, lapses);
-            events.push(Event::Registered { broker: id });
-            extend(draft, ops, events);
-        }
-        for (to, run_id) in refused {
-            let reason = format!("broker {to} is another process, which is alive; give this one its own id");
-            self.send(to, Message::RegisterRefused { run_id, reason });
-        }
-    }
-
-    fn change_isrs(&mut self, draft: &mut Draft, events: &mut Vec<Event>) {
-        let Role::Leading(leading) = &mut self.election.role else { return };
-        for request in std::mem::take(&mut leading.alters).into_values() {
-            let op = policy::alter_isr(draft.image(), &request, self.lapses);
-            extend(draft, op.into_iter().collect(), events);
-        }
-    }
-
-    fn run_commands(&mut self, draft: &mut Draft) -> Vec<(Ticket, crate::ids::TopicId, bool)> {
-        let Role::Leading(leading) = &mut self.election.role else { return Vec::new() };
-        let mut replies = Vec::new();
-        for (ticket, command) in std::mem::take(&mut leading.commands) {
-            match policy::command(draft.image(), &command) {
-                Ok(change) => {
-                    // Even "nothing to do" is answered by a commit: an unnoticed successor may have undone it.
-                    replies.push((ticket, change.topic, !change.ops.is_empty()));
-                    draft.extend(change.ops);
-                }
-                Err(refusal) => self.act(Action::Reply { ticket, result: Err(refusal) }),
-            }
-        }
-        replies
-    }
-
-    fn reconcile(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
-        let Role::Leading(leading) = &self.election.role else { return };
-        let weak = leading.sessions.iter().filter(|(_, session)| session.stopping || !session.storage_ok);
-        let avoid = weak.map(|(id, _)| *id).collect();
-        let image = draft.image();
-        let settled =
-            now >= leading.since + self.timing.settle || image.voters.keys().all(|id| image.is_active(*id));
-        let ops = policy::reconcile(image, &avoid, settled, self.lapses);
-        extend(draft, ops, events);
-    }
-}
-
-/// Adds operations to a draft, and what there is to tell of them.
-fn extend(draft: &mut Draft, ops: Vec<super::image::Op>, events: &mut Vec<Event>) {
-    for op in &ops {
-        let super::image::Op::SetPartition { partition, entry } = op else { continue };
-        let before = draft.image().partition(*partition);
-        if before.is_some_and(|before| before.leader != entry.leader) {
-            events.push(Event::LeaderChanged { partition: *partition, leader: entry.leader });
-        }
-        if before.is_some_and(|before| before.isr != entry.isr) {
-            events.push(Event::IsrChanged { partition: *partition, isr: entry.isr.clone() });
-        }
-    }
-    draft.extend(ops);
 }

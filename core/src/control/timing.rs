@@ -39,6 +39,10 @@ pub(crate) struct Timing {
     pub(crate) stop: Mono,
     /// Gossip entries are dropped when unchanged for so long.
     pub(crate) forget: Mono,
+    /// A founder that lost its volume votes again after being followed without a gap for so long.
+    pub(crate) replace: Mono,
+    /// Between two rounds of moving leaderships back, and how long a broker must be back for that.
+    pub(crate) balance: Mono,
     /// Voters that have not registered so long after an election are not waited for any more.
     pub(crate) settle: Mono,
 }
@@ -65,6 +69,8 @@ impl Timing {
             announce: 500 * scale,
             stop: 2_000 * scale,
             forget: 3_600_000 * scale,
+            replace: 30_000 * scale,
+            balance: 60_000 * scale,
             settle: 5_000 * scale,
         }
     }
