@@ -161,14 +161,24 @@ impl Broker {
         self.inner.control.gossip.borrow().clone()
     }
 
-    /// Returns counters of replication and storage for people.
+    /// Returns counters of gossip, replication and storage for people.
     pub fn stats(&self) -> serde_json::Value {
         let views = self.inner.replicas.views();
         let led = views.values().filter(|view| view.role == Role::Leader).count();
+        let metrics = &self.inner.metrics;
         serde_json::json!({
-            "replicas": views.len(),
-            "leading": led,
             "uptime_ms": u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "gossip": { "known": self.inner.control.gossip.borrow().len() },
+            "replication": {
+                "replicas": views.len(),
+                "leading": led,
+                "metrics": {
+                    "push_attempts": metrics.pushes.get(),
+                    "push_success": metrics.pushes.get().saturating_sub(metrics.pushes_failed.get()),
+                    "push_failed": metrics.pushes_failed.get(),
+                    "bytes_pushed": metrics.bytes_pushed.get(),
+                },
+            },
             "storage": self.inner.store.stats(),
         })
     }
@@ -241,28 +251,5 @@ impl Broker {
         metrics.store_free_bytes.set(signed(store.free_bytes));
         metrics.store_wal_bytes.set(signed(store.wal_bytes));
         metrics.store_commits.set(signed(store.commits));
-    }
-
-    /// Returns what gossip says of each broker; hints, for people to look at.
-    pub fn gossip(&self) -> Vec<serde_json::Value> {
-        unimplemented!()
-    }
-
-    /// Returns counters of gossip, replication and storage for `/stats`: an object with a field for each of them.
-    pub fn stats(&self) -> serde_json::Value {
-        unimplemented!()
-    }
-
-    /// Returns this process's metrics in the Prometheus text format.
-    pub fn metrics_text(&self) -> String {
-        unimplemented!()
-    }
-
-    /// Says whether this broker should be sent requests.
-    ///
-    /// # Errors
-    /// Why not, for people: it has not joined a cluster, its storage takes no writes, or it is stopping.
-    pub fn ready(&self) -> Result<(), String> {
-        unimplemented!()
     }
 }

@@ -319,6 +319,7 @@ impl ReplicasTask {
                 endpoints: self.parts.endpoints.clone(),
                 peers: self.parts.peers.clone(),
                 replicas: self.to_self.clone(),
+                metrics: self.parts.metrics.clone(),
                 timeout: Duration::from_secs(2) * self.parts.timeout_scale,
             };
             tokio::spawn(task.run(requests));
@@ -354,6 +355,7 @@ struct Link {
     endpoints: Endpoints,
     peers: PeerClient,
     replicas: mpsc::Sender<ToReplicas>,
+    metrics: Arc<Metrics>,
     timeout: Duration,
 }
 
@@ -364,6 +366,8 @@ impl Link {
                 self.cluster.borrow().map_or(String::new(), |cluster| format!("&cluster={cluster}"));
             let path = format!("/internal/replicate?from={}&to={}{cluster}", self.me, self.to);
             let reply = self.exchange(&path, request).await;
+            self.metrics.pushes.inc();
+            self.metrics.pushes_failed.inc_by(u64::from(reply.is_none()));
             let input = Box::new(Input::Reply { from: self.to, reply });
             if self.replicas.send(ToReplicas::Input(input)).await.is_err() {
                 return;
@@ -374,6 +378,7 @@ impl Link {
     async fn exchange(&self, path: &str, request: ReplicateRequest) -> Option<ReplicateReply> {
         let endpoint = self.endpoints.get(self.to)?;
         let body: Bytes = pubsub_core::wire::replicate::encode(&request);
+        self.metrics.bytes_pushed.inc_by(u64::try_from(body.len()).unwrap_or(u64::MAX));
         match self.peers.post(&endpoint.peer_base, path, body, self.timeout).await {
             Ok(answer) if answer.status.is_success() => serde_json::from_slice(&answer.body).ok(),
             Ok(answer) => {
