@@ -320,3 +320,38 @@ async fn a_poll_that_is_given_up_loses_nothing() {
     }
     assert_eq!(consumer.poll().await.unwrap().records.len(), 3);
 }
+
+#[tokio::test]
+async fn a_member_that_was_fenced_joins_again_and_returns_nothing_twice() {
+    let log = Log::default();
+    log.lock().unwrap().extend((0..20).map(|number| json!(number)));
+    let polls = Arc::new(AtomicUsize::new(0));
+    let joins = Arc::new(AtomicUsize::new(0));
+    let (counted_polls, counted_joins) = (Arc::clone(&polls), Arc::clone(&joins));
+    let subscribe = move || {
+        counted_joins.fetch_add(1, Ordering::SeqCst);
+        // Nothing was committed, so a coordinator that lost the member would have it begin anew.
+        async {
+            Json(json!({
+                "topic": "t", "start_offset": 0, "committed": -1, "replica_id": 1, "session_timeout_ms": 10_000,
+                "partitions": [{"partition": 0, "start_offset": 0, "committed": -1, "leader": 1}],
+            }))
+        }
+    };
+    let poll = move |log: State<Log>, query: Query<HashMap<String, String>>| async move {
+        if counted_polls.fetch_add(1, Ordering::SeqCst) == 1 {
+            return problem(Problem { partition: Some(0), ..Problem::new(ErrorCode::MemberFenced, "") });
+        }
+        read(log, query, 1).await.into_response()
+    };
+    let router = Router::new().route("/subscribe", post(subscribe)).route("/poll", get(poll)).with_state(log);
+    let url = serve(router).await;
+    let config = ConsumerConfig { max_records: 10, ..ConsumerConfig::group("t", "g", "c") };
+    let mut consumer = client(&[&url]).consumer(config).await.unwrap();
+    let mut offsets = Vec::new();
+    for _ in 0..2 {
+        offsets.extend(consumer.poll().await.unwrap().records.iter().map(|record| record.offset));
+    }
+    assert_eq!(offsets, (0..20).collect::<Vec<u64>>());
+    assert_eq!(joins.load(Ordering::SeqCst), 2);
+}
