@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How much longer than the long-poll itself an answer is waited for.
-const ANSWER_SLACK: Duration = Duration::from_secs(5);
+const ANSWER_SLACK: Duration = Duration::from_secs(3);
 /// A member without partitions asks this often whether one has become free.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 /// Brokers that lag behind may not know a topic or an offset yet: so many refusals are taken for that.
