@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 /// Runs a broker until it is told to stop.
 pub(crate) fn broker(args: Vec<OsString>) -> Result<(), Failure> {
-    finish(broker_main(named("pubsub run-broker", args)))
+    finish(pubsub_broker::cli_main(named("pubsub run-broker", args)))
 }
 
 /// Runs the discovery service until it is told to stop.
@@ -20,9 +20,4 @@ fn named(name: &str, args: Vec<OsString>) -> impl Iterator<Item = OsString> {
 
 fn finish(outcome: anyhow::Result<()>) -> Result<(), Failure> {
     outcome.map_err(|error| Failure::local(format!("{error:#}")))
-}
-
-/// Stands for `pubsub_broker::cli_main` until the broker has it.
-fn broker_main(_args: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
-    anyhow::bail!("this build holds no broker")
 }
