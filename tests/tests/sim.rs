@@ -94,7 +94,8 @@ fn one_seed() {
     let name = std::env::var("SIM_SCENARIO").unwrap_or_else(|_| "ordinary_3".to_owned());
     let scenario = named(&name).unwrap_or_else(|| panic!("there is no scenario {name:?}"));
     let without = std::env::var("SIM_WITHOUT").unwrap_or_default();
-    let without: Vec<_> = mutants::TESTED.iter().copied().filter(|rule| format!("{rule:?}") == without).collect();
+    let without: Vec<_> =
+        mutants::TESTED.iter().copied().filter(|rule| format!("{rule:?}") == without).collect();
     match run(setting("SIM_SEED").unwrap_or(1), &scenario, &without) {
         Ok(report) => println!("{scenario:?}: {report:?}"),
         Err(violation) => panic!("{violation}"),
