@@ -88,12 +88,15 @@ fn the_same_seed_gives_byte_identical_traces() {
     }
 }
 
-/// Repeats one run: `SIM_SEED` and `SIM_SCENARIO` as a failure prints them.
+/// Repeats one run: `SIM_SEED` and `SIM_SCENARIO` as a failure prints them, `SIM_WITHOUT` a rule to be switched off.
 #[test]
 fn one_seed() {
     let name = std::env::var("SIM_SCENARIO").unwrap_or_else(|_| "ordinary_3".to_owned());
     let scenario = named(&name).unwrap_or_else(|| panic!("there is no scenario {name:?}"));
-    match run(setting("SIM_SEED").unwrap_or(1), &scenario, &[]) {
+    let without = std::env::var("SIM_WITHOUT").unwrap_or_default();
+    let without: Vec<_> =
+        mutants::TESTED.iter().copied().filter(|rule| format!("{rule:?}") == without).collect();
+    match run(setting("SIM_SEED").unwrap_or(1), &scenario, &without) {
         Ok(report) => println!("{scenario:?}: {report:?}"),
         Err(violation) => panic!("{violation}"),
     }

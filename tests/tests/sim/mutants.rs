@@ -25,7 +25,8 @@ fn found(rule: Weakening, places: &[(&str, u64)]) {
 macro_rules! mutants {
     ($($test:ident: $rule:ident in $($name:literal x $seeds:literal),+;)*) => {
         $(#[test] fn $test() { found(Weakening::$rule, &[$(($name, $seeds)),+]); })*
-        const TESTED: &[Weakening] = &[$(Weakening::$rule),*];
+        /// Every rule that can be switched off.
+        pub(crate) const TESTED: &[Weakening] = &[$(Weakening::$rule),*];
     };
 }
 

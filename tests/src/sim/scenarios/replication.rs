@@ -1,7 +1,7 @@
 //! Counter-examples against naive replication, played against the machines.
 
 use super::election::controller_but;
-use crate::sim::network::{Body, Verdict, kind};
+use crate::sim::network::{Body, Packet, Verdict, kind};
 use crate::sim::world::{Flow, World};
 use pubsub_core::ids::{BrokerId, TopicId, TopicPartition};
 use pubsub_core::invariants::Invariant;
@@ -73,6 +73,12 @@ fn new_leader(world: &mut World, partition: TopicPartition, old: BrokerId) -> Fl
     }
 }
 
+/// Returns whether a push tells of a higher high watermark.
+fn tells_more(packet: &Packet, partition: TopicPartition, high_watermark: u64) -> bool {
+    let Body::Push { request, .. } = &packet.body else { return false };
+    request.items.iter().any(|item| item.partition == partition && item.high_watermark > high_watermark)
+}
+
 /// A follower is lost, and the leader's wish to drop it never reaches the controller.
 pub(super) fn isr_shrunk_before_commit(world: &mut World) -> Flow {
     let cast = cast(world)?;
@@ -128,11 +134,16 @@ pub(super) fn join_against_hw_only(world: &mut World) -> Flow {
     world.run_for(1_500)?;
     world.network.isolate(cast.follower, [cast.leader]);
     let end = world.committed_end(cast.partition);
-    for _ in 0..9 {
-        world.publish_sized(cast.leader, cast.partition, Acks::All, 900_000);
+    // The successor gets all four records, but hears only that the first is committed.
+    world.network.delay = (5, 8);
+    world.network.rule(move |packet| {
+        if tells_more(packet, cast.partition, end + 1) { Verdict::Drop } else { Verdict::Pass }
+    });
+    for _ in 0..4 {
+        world.publish_sized(cast.leader, cast.partition, Acks::All, 700_000);
         world.run_for(1)?;
     }
-    world.run_until(2_000, |world| world.committed_end(cast.partition) >= end + 9)?;
+    world.run_until(2_000, |world| world.committed_end(cast.partition) >= end + 4)?;
     world.kill(cast.leader);
     new_leader(world, cast.partition, cast.leader)?;
     world.network.rule(|packet| if kind(&packet.body) == "push" { Verdict::Drop } else { Verdict::Pass });
@@ -151,12 +162,8 @@ pub(super) fn truncate_to_hw(world: &mut World) -> Flow {
     for _ in 0..4 {
         let Some(leader) = world.entry(cast.partition).and_then(|entry| entry.leader) else { break };
         let before = world.committed_end(cast.partition);
-        world.network.rule(move |packet| match &packet.body {
-            Body::Push { request, .. } => {
-                let mut items = request.items.iter().filter(|item| item.partition == cast.partition);
-                if items.any(|item| item.high_watermark > before) { Verdict::Drop } else { Verdict::Pass }
-            }
-            _ => Verdict::Pass,
+        world.network.rule(move |packet| {
+            if tells_more(packet, cast.partition, before) { Verdict::Drop } else { Verdict::Pass }
         });
         publish_some(world, leader, cast.partition, Acks::All, 1)?;
         world.run_until(1_000, |world| world.committed_end(cast.partition) > before)?;
@@ -213,12 +220,19 @@ pub(super) fn ack_counts_unverified_suffix(world: &mut World) -> Flow {
     let new = new_leader(world, cast.partition, old)?;
     world.network.no_rule();
     world.start(old);
-    until_in_sync(world, cast.partition, old, false)?;
     until_in_sync(world, cast.partition, old, true)?;
+    world.run_for(1_000)?;
+    // A keep-alive proves the match up to here; its answer comes when the leader has gone on.
+    world.network.rule(move |packet| {
+        let answer = packet.from == old && kind(&packet.body) == "answer";
+        if answer { Verdict::Hold } else { Verdict::Pass }
+    });
+    world.run_until(2_000, |world| !world.network.held().is_empty())?;
+    publish_some(world, new, cast.partition, Acks::All, 1)?;
     world.network.rule(move |packet| {
         if packet.to == old && kind(&packet.body) == "push" { Verdict::Drop } else { Verdict::Pass }
     });
-    publish_some(world, new, cast.partition, Acks::All, 1)?;
+    world.release_held();
     world.run_for(500)?;
     world.heal_and_converge()
 }
@@ -250,9 +264,12 @@ pub(super) fn follower_ignores_leader_epoch(world: &mut World) -> Flow {
     world.heal_and_converge()
 }
 
-/// A leader's volume is lost, and it is back at once, still first in the in-sync replicas.
+/// A leader's volume is lost, and it is back at once, still first of the in-sync replicas, of which none can be spared.
 pub(super) fn wiped_replica_still_in_isr(world: &mut World) -> Flow {
     let cast = cast(world)?;
+    world.kill(cast.follower);
+    until_in_sync(world, cast.partition, cast.follower, false)?;
+    world.publish_acked(cast.partition, 3_000)?;
     world.lose_volume(cast.leader);
     world.start(cast.leader);
     world.run_for(5_000)?;
