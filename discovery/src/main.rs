@@ -1,5 +1,13 @@
 //! The `pubsub-discovery` program.
 
-fn main() -> anyhow::Result<()> {
-    pubsub_discovery::cli_main(std::env::args_os())
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match pubsub_discovery::cli_main(std::env::args_os()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
