@@ -20,6 +20,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// Silence after which gossip shows a broker as suspect: several rounds.
+const GOSSIP_SUSPECT: Duration = Duration::from_secs(5);
+/// Silence after which gossip shows a broker as dead.
+const GOSSIP_DEAD: Duration = Duration::from_secs(15);
+
 /// What other tasks send to the control task.
 pub(crate) enum ToControl {
     /// Straight to the machine.
@@ -65,6 +70,7 @@ pub(crate) struct ControlTask {
     cluster: watch::Sender<Option<ClusterId>>,
     gossip: watch::Sender<Vec<serde_json::Value>>,
     gossip_due: Instant,
+    heard: BTreeMap<BrokerId, (u64, Instant)>,
     replies: BTreeMap<Ticket, oneshot::Sender<Result<Outcome, Refusal>>>,
     stopping: Option<oneshot::Sender<()>>,
     next_ticket: u64,
@@ -114,6 +120,7 @@ pub(crate) fn task(parts: ControlParts) -> (ControlTask, ControlHandle) {
         cluster,
         gossip,
         gossip_due: parts.started,
+        heard: BTreeMap::new(),
         replies: BTreeMap::new(),
         stopping: None,
         next_ticket: 0,
@@ -241,13 +248,33 @@ impl ControlTask {
         if Instant::now() >= self.gossip_due {
             self.gossip_due = Instant::now() + Duration::from_secs(1);
             self.endpoints.learn_gossip(self.machine.peers());
-            let known = serde_json::to_value(self.machine.gossip()).expect("plain data");
-            self.gossip.send_replace(match known {
-                serde_json::Value::Array(entries) => entries,
-                serde_json::Value::Object(entries) => entries.into_iter().map(|(_, entry)| entry).collect(),
-                other => vec![other],
-            });
+            let known = self.hearsay();
+            self.gossip.send_replace(known);
         }
+    }
+
+    /// Returns what gossip knows, each broker with how fresh it is: people read it, nothing acts on it.
+    fn hearsay(&mut self) -> Vec<serde_json::Value> {
+        let now = Instant::now();
+        let entries = self.machine.gossip();
+        let known = entries.iter().map(|entry| {
+            let (counter, heard) = self.heard.entry(entry.id).or_insert((entry.counter, now));
+            if *counter != entry.counter {
+                (*counter, *heard) = (entry.counter, now);
+            }
+            let silence = now.duration_since(*heard);
+            let status = match silence {
+                _ if entry.id == self.me || silence < GOSSIP_SUSPECT => "alive",
+                _ if silence < GOSSIP_DEAD => "suspect",
+                _ => "dead",
+            };
+            let mut value = serde_json::to_value(entry).expect("plain data");
+            value["broker_id"] = entry.id.0.into();
+            value["status"] = status.into();
+            value["silent_ms"] = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX).into();
+            value
+        });
+        known.collect()
     }
 
     fn send(&mut self, to: BrokerId, message: Message) {

@@ -151,9 +151,9 @@ impl Broker {
         self.inner.groups.ask(request).await
     }
 
-    /// Counts records handed to consumers.
-    pub fn count_polled(&self, records: u64) {
-        self.inner.metrics.records_polled.inc_by(records);
+    /// Counts records read for consumers.
+    pub(crate) fn count_read(&self, records: u64) {
+        self.inner.metrics.records_read.inc_by(records);
     }
 
     /// Returns what gossip says of each broker, one JSON object each; hints, for people to look at.

@@ -32,7 +32,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     publishes: Family<OutcomeLabel, Counter>,
     pub(crate) records_published: Counter,
-    pub(crate) records_polled: Counter,
+    pub(crate) records_read: Counter,
     pub(crate) pushes: Counter,
     pub(crate) pushes_failed: Counter,
     pub(crate) bytes_pushed: Counter,
@@ -59,7 +59,7 @@ impl Metrics {
             registry: Registry::default(),
             publishes: Family::default(),
             records_published: Counter::default(),
-            records_polled: Counter::default(),
+            records_read: Counter::default(),
             pushes: Counter::default(),
             pushes_failed: Counter::default(),
             bytes_pushed: Counter::default(),
@@ -90,7 +90,7 @@ impl Metrics {
             self.publishes.clone(),
         );
         registry.register("records_published", "Records acknowledged here", self.records_published.clone());
-        registry.register("records_polled", "Records given to consumers here", self.records_polled.clone());
+        registry.register("records_read", "Records read here for consumers", self.records_read.clone());
         registry.register(
             "publish_seconds",
             "Time from append to acknowledgement",

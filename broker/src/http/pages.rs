@@ -177,6 +177,11 @@ impl Reading<'_> {
             if page.high_watermark > page.from {
                 let read = self.app.broker.read(tp, page.from, page.high_watermark, self.bytes_max).await;
                 page.batches = read.map_err(|error| internal("read the log", &error))?;
+                let end = page
+                    .batches
+                    .last()
+                    .map_or(page.from, |batch| batch.end_offset().min(page.high_watermark));
+                self.app.broker.count_read(end.saturating_sub(page.from));
                 return Ok(Some(page));
             }
             match tokio::time::timeout_at(until, view.changed()).await {
