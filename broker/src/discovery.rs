@@ -50,13 +50,16 @@ impl DiscoveryHandle {
 }
 
 /// Registers at `url` until cancelled: each ten seconds, sooner while nobody answers, at once when asked to.
+///
+/// # Errors
+/// Never.
 pub(crate) async fn register(
     handle: DiscoveryHandle,
     peers: PeerClient,
     url: String,
     me: DiscoveryEndpoint,
     cancel: CancellationToken,
-) {
+) -> anyhow::Result<()> {
     let body = Bytes::from(serde_json::to_vec(&me).expect("plain data"));
     let mut failures: u32 = 0;
     loop {
@@ -85,7 +88,7 @@ pub(crate) async fn register(
         let pause = if failures == 0 { 10_000 } else { 200 << failures.min(5) };
         let jitter = rand::rng().random_range(0.8..1.2);
         tokio::select! {
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => return Ok(()),
             () = handle.register.notified() => {}
             () = tokio::time::sleep(Duration::from_millis(pause).mul_f64(jitter)) => {}
         }

@@ -18,17 +18,20 @@ pub mod store;
 use anyhow::Context;
 use clap::Parser;
 use config::{Args, Config};
-use control::{ControlParts, ToControl};
+use control::{ControlHandle, ControlParts, ControlTask, ToControl};
 use endpoints::Endpoints;
 use handle::{Broker, Inner};
-use pubsub_core::control::{Control, ControlConfig, Input};
-use pubsub_core::ids::RunId;
-use pubsub_core::partition::{Replicas, ReplicasConfig};
+use peer::PeerClient;
+use pubsub_client::peer_auth::PeerSecret;
+use pubsub_core::control::{Control, ControlConfig, Hard, Input};
+use pubsub_core::ids::{BrokerId, RunId};
+use pubsub_core::partition::{Replicas, ReplicasConfig, StoredReplica};
 use pubsub_core::wire::discovery::DiscoveryEndpoint;
-use replicas::ReplicasParts;
+use replicas::{ReplicasHandle, ReplicasParts, ReplicasTask};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use store::{MetaStore, Store};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -98,136 +101,184 @@ async fn bind(addr: (std::net::IpAddr, u16), name: &str) -> anyhow::Result<TcpLi
     })
 }
 
+/// What every task of one broker shares.
+struct Shared {
+    me: BrokerId,
+    run_id: RunId,
+    timeout_scale: u32,
+    started: Instant,
+    endpoints: Endpoints,
+    secret: Option<Arc<PeerSecret>>,
+    peers: PeerClient,
+    metrics: Arc<metrics::Metrics>,
+    fatal: CancellationToken,
+}
+
+/// Both listeners, and the URLs under which others reach them.
+struct Listeners {
+    client: TcpListener,
+    client_addr: SocketAddr,
+    api_base: String,
+    peer: TcpListener,
+    peer_addr: SocketAddr,
+    peer_base: String,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let client = bind(config.http_addr, "BROKER_HTTP_PORT").await?;
+        let peer = bind(config.peer_addr, "ELECTION_PORT").await?;
+        let (client_addr, peer_addr) = (client.local_addr()?, peer.local_addr()?);
+        let api_base = config.api_base.clone().unwrap_or_else(|| format!("http://{client_addr}"));
+        let peer_base = config.peer_base.clone().unwrap_or_else(|| format!("http://{peer_addr}"));
+        Ok(Self { client, client_addr, api_base, peer, peer_addr, peer_base })
+    }
+
+    /// Returns what discovery is told of this process.
+    fn announcement(&self, hard: &Hard, run_id: RunId) -> DiscoveryEndpoint {
+        DiscoveryEndpoint {
+            broker_id: hard.broker_id,
+            api_base: self.api_base.clone(),
+            election_host: self.peer_addr.ip().to_string(),
+            election_port: self.peer_addr.port(),
+            peer_base: Some(self.peer_base.clone()),
+            storage_id: Some(hard.storage_id),
+            run_id: Some(run_id),
+            boot: Some(hard.boot),
+        }
+    }
+}
+
+impl Shared {
+    fn new(config: &Config) -> Self {
+        let secret = config.secret.clone().map(Arc::new);
+        Self {
+            me: config.broker_id,
+            run_id: RunId(uuid::Uuid::new_v4()),
+            timeout_scale: config.timeout_scale,
+            started: Instant::now(),
+            endpoints: Endpoints::new(config.peers.clone()),
+            peers: PeerClient::new(secret.clone()),
+            secret,
+            metrics: Arc::new(metrics::Metrics::new()),
+            fatal: CancellationToken::new(),
+        }
+    }
+
+    async fn control(
+        &self,
+        config: &Config,
+        listeners: &Listeners,
+        meta: MetaStore,
+        hard: Hard,
+    ) -> anyhow::Result<(ControlTask, ControlHandle)> {
+        let machine = ControlConfig {
+            run_id: self.run_id,
+            api_base: listeners.api_base.clone(),
+            peer_base: listeners.peer_base.clone(),
+            zone: config.zone.clone(),
+            genesis: config.voters.clone(),
+            timeout_scale: self.timeout_scale,
+            seed: rand::random(),
+            weakened: vec![],
+        };
+        let (task, handle) = control::task(ControlParts {
+            machine: Control::new(0, hard.clone(), machine),
+            meta,
+            hard,
+            endpoints: self.endpoints.clone(),
+            // Connections belong to the runtime that made them, and the control thread has its own.
+            peers: PeerClient::new(self.secret.clone()),
+            fatal: self.fatal.clone(),
+            started: self.started,
+            timeout_scale: self.timeout_scale,
+        });
+        let configured = config.peers.keys().copied().collect();
+        handle
+            .inbox
+            .send(ToControl::Input(Input::Peers(configured)))
+            .await
+            .context("start the control task")?;
+        Ok((task, handle))
+    }
+
+    fn replicas(
+        &self,
+        control: &ControlHandle,
+        store: &Store,
+        stored: Vec<StoredReplica>,
+    ) -> (ReplicasTask, ReplicasHandle) {
+        let config = ReplicasConfig {
+            me: self.me,
+            run_id: self.run_id,
+            timeout_scale: self.timeout_scale,
+            weakened: vec![],
+        };
+        replicas::task(ReplicasParts {
+            machine: Replicas::new(0, config, stored),
+            store: store.clone(),
+            images: control.images.clone(),
+            control: control.inbox.clone(),
+            cluster: control.cluster.clone(),
+            endpoints: self.endpoints.clone(),
+            peers: self.peers.clone(),
+            metrics: self.metrics.clone(),
+            me: self.me,
+            started: self.started,
+            timeout_scale: self.timeout_scale,
+        })
+    }
+}
+
 /// Opens the volume, binds both listeners and starts all tasks.
 ///
 /// # Errors
 /// A volume that can't or must not be opened, a port in use, a wrong key: each as a sentence for people.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
-    let client = bind(config.http_addr, "BROKER_HTTP_PORT").await?;
-    let peer = bind(config.peer_addr, "ELECTION_PORT").await?;
-    let (client_addr, peer_addr) = (client.local_addr()?, peer.local_addr()?);
-    let api_base = config.api_base.clone().unwrap_or_else(|| format!("http://{client_addr}"));
-    let peer_base = config.peer_base.clone().unwrap_or_else(|| format!("http://{peer_addr}"));
+    let listeners = Listeners::bind(&config).await?;
     if config.secret.is_none() {
         tracing::warn!(
             "no PUBSUB_CLUSTER_SECRET: peers are not authenticated, and only loopback is served to them"
         );
     }
     let opened = store::open(config.store_config()).context("open the volume")?;
-    let run_id = RunId(uuid::Uuid::new_v4());
-    let (fatal, stopping) = (CancellationToken::new(), CancellationToken::new());
-    let (started, metrics) = (Instant::now(), Arc::new(metrics::Metrics::new()));
-    let endpoints = Endpoints::new(config.peers.clone());
-    let secret = config.secret.clone().map(Arc::new);
-    let peers = peer::PeerClient::new(secret.clone());
-    let (me, scale) = (config.broker_id, config.timeout_scale);
-    let machine_config = ControlConfig {
-        run_id,
-        api_base: api_base.clone(),
-        peer_base: peer_base.clone(),
-        zone: config.zone.clone(),
-        genesis: config.voters.clone(),
-        timeout_scale: scale,
-        seed: rand::random(),
-        weakened: vec![],
-    };
-    let registration = announcement(&opened.hard, run_id, api_base, &peer_base, peer_addr);
-    let (control, control_handle) = control::task(ControlParts {
-        machine: Control::new(0, opened.hard.clone(), machine_config),
-        meta: opened.meta,
-        hard: opened.hard,
-        endpoints: endpoints.clone(),
-        peers: peer::PeerClient::new(secret.clone()),
-        fatal: fatal.clone(),
-        started,
-        timeout_scale: scale,
-    });
-    let configured = config.peers.keys().copied().collect();
-    control_handle
-        .inbox
-        .send(ToControl::Input(Input::Peers(configured)))
-        .await
-        .context("start the control task")?;
-    let replicas_config = ReplicasConfig { me, run_id, timeout_scale: scale, weakened: vec![] };
-    let (replicas, replicas_handle) = replicas::task(ReplicasParts {
-        machine: Replicas::new(0, replicas_config, opened.replicas),
-        store: opened.store.clone(),
-        images: control_handle.images.clone(),
-        control: control_handle.inbox.clone(),
-        cluster: control_handle.cluster.clone(),
-        endpoints: endpoints.clone(),
-        peers: peers.clone(),
-        metrics: metrics.clone(),
-        me,
-        started,
-        timeout_scale: scale,
-    });
-    let (groups, groups_handle) = groups::task(
-        me,
-        control_handle.clone(),
-        replicas_handle.clone(),
-        opened.store.clone(),
-        endpoints.clone(),
-        peers.clone(),
-    );
-    let discovery = discovery::DiscoveryHandle::new(endpoints.clone(), control_handle.inbox.clone());
+    let shared = Shared::new(&config);
+    let announcement = listeners.announcement(&opened.hard, shared.run_id);
+    let (control_task, control) = shared.control(&config, &listeners, opened.meta, opened.hard).await?;
+    let (replicas_task, replicas) = shared.replicas(&control, &opened.store, opened.replicas);
+    let (me, endpoints, peers) = (shared.me, shared.endpoints.clone(), shared.peers.clone());
+    let (groups_task, groups) =
+        groups::task(me, control.clone(), replicas.clone(), opened.store.clone(), endpoints, peers);
+    let discovery = discovery::DiscoveryHandle::new(shared.endpoints.clone(), control.inbox.clone());
+    let stopping = CancellationToken::new();
     let broker = Broker {
         inner: Arc::new(Inner {
             id: me,
-            control: control_handle.clone(),
-            replicas: replicas_handle.clone(),
-            groups: groups_handle.clone(),
+            control: control.clone(),
+            replicas: replicas.clone(),
+            groups: groups.clone(),
             store: opened.store.clone(),
-            endpoints,
-            metrics,
+            endpoints: shared.endpoints.clone(),
+            metrics: shared.metrics.clone(),
             stopping: stopping.clone(),
-            started,
+            started: shared.started,
         }),
     };
-    let mut tasks = shutdown::Tasks::new(fatal, stopping, opened.store);
-    let served = election_port::Peers {
-        me,
-        secret,
-        control: control_handle,
-        replicas: replicas_handle,
-        groups: groups_handle,
-        discovery: discovery.clone(),
-    };
-    tasks.control_thread(control, peer, election_port::router(served))?;
-    tasks.spawn("replicas", |cancel| replicas.run(cancel));
-    tasks.spawn("groups", |cancel| groups.run(cancel));
+    let mut tasks = shutdown::Tasks::new(shared.fatal.clone(), stopping, opened.store);
+    let secret = shared.secret.clone();
+    let served = election_port::Peers { me, secret, control, replicas, groups, discovery: discovery.clone() };
+    tasks.control_thread(control_task, listeners.peer, election_port::router(served))?;
+    tasks.spawn("replicas", |cancel| replicas_task.run(cancel));
+    tasks.spawn("groups", |cancel| groups_task.run(cancel));
     tasks.spawn("topic names", |cancel| server::name_topics(broker.clone(), cancel));
     tasks.spawn("space", |cancel| server::watch_space(broker.clone(), cancel));
-    if let Some(url) = config.discovery_url.clone() {
-        let register = move |cancel| async move {
-            discovery::register(discovery, peers, url, registration, cancel).await;
-            Ok(())
-        };
+    if let Some(url) = config.discovery_url {
+        let register = |cancel| discovery::register(discovery, shared.peers, url, announcement, cancel);
         tasks.spawn("discovery", register);
     }
-    let http_config =
-        http::HttpConfig { cors_origins: config.cors_origins.clone(), ..http::HttpConfig::default() };
-    let router = http::router(broker.clone(), http_config);
-    tasks.client_server(client, router);
+    let http = http::HttpConfig { cors_origins: config.cors_origins };
+    tasks.client_server(listeners.client, http::router(broker.clone(), http));
+    let (client_addr, peer_addr) = (listeners.client_addr, listeners.peer_addr);
     tracing::info!(broker = %me, client = %client_addr, peer = %peer_addr, "serving");
     Ok(Running { broker, client_addr, peer_addr, tasks })
-}
-
-fn announcement(
-    hard: &pubsub_core::control::Hard,
-    run_id: RunId,
-    api_base: String,
-    peer_base: &str,
-    peer_addr: SocketAddr,
-) -> DiscoveryEndpoint {
-    DiscoveryEndpoint {
-        broker_id: hard.broker_id,
-        api_base,
-        election_host: peer_addr.ip().to_string(),
-        election_port: peer_addr.port(),
-        peer_base: Some(peer_base.to_owned()),
-        storage_id: Some(hard.storage_id),
-        run_id: Some(run_id),
-        boot: Some(hard.boot),
-    }
 }

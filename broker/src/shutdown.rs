@@ -104,9 +104,7 @@ impl Tasks {
                 let listener = TcpListener::from_std(listener).context("move the peer listener")?;
                 let served = tokio::spawn(serve(listener, router, cancel.clone()));
                 let ended = control.run(cancel.clone()).await;
-                if ended.is_err() {
-                    return ended;
-                }
+                ended?;
                 served.await.context("the peer listener panicked")?
             });
             if let Err(error) = ended {

@@ -51,6 +51,7 @@ impl Control {
             let session = leading.sessions.entry(*id).or_insert_with(|| Session::new(now, false));
             if own {
                 session.last_ack = now;
+                session.gone = false;
                 session.applied = self.applied.as_ref().map_or_else(At::default, |image| image.at);
                 session.stopping = self.stop.is_some();
                 session.storage_ok = self.healthy;

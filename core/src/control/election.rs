@@ -278,6 +278,9 @@ impl Control {
     }
 
     pub(super) fn unreachable(&mut self, now: Mono, peer: BrokerId) {
+        if peer == self.me {
+            return;
+        }
         if self.election.controller == Some(peer) && !self.election.refused {
             self.election.refused = true;
             if matches!(self.election.role, Role::Follower) {

@@ -30,9 +30,11 @@ pub(super) struct Session {
     /// First refused connection since the last answer.
     first_refusal: Option<Mono>,
     /// Connections were refused twice: its process is gone.
-    gone: bool,
+    pub(super) gone: bool,
     /// It may take part again once it has applied this.
     pub(super) must_apply: At,
+    /// When the registered process was admitted by this controller; 0 if an earlier one did.
+    admitted: Mono,
     /// Since when it answers without a gap.
     pub(super) since: Mono,
     /// The newest image sent to it, and when.
@@ -52,6 +54,7 @@ impl Session {
             first_refusal: None,
             gone: false,
             must_apply: At::default(),
+            admitted: 0,
             since: now,
             sent: None,
         }
@@ -63,7 +66,7 @@ impl Session {
 
     /// Begins the session of a process that was just admitted.
     pub(super) fn admit(&mut self, now: Mono, at: At) {
-        *self = Self { must_apply: at, heard: self.heard, ..Self::new(now, false) };
+        *self = Self { must_apply: at, heard: self.heard, admitted: now, ..Self::new(now, false) };
     }
 }
 
@@ -240,7 +243,8 @@ impl Control {
                 session.storage_ok = *storage_ok;
                 session.can_lead = *can_lead;
             }
-        } else {
+        } else if asked > session.admitted {
+            // Answers to older questions are late words of a predecessor: it must not displace its successor.
             let since =
                 session.newcomer.filter(|(run, _, _)| run == run_id).map_or(asked, |(_, since, _)| since);
             session.newcomer = Some((*run_id, since, asked));
