@@ -356,6 +356,7 @@ impl World {
             self.network.known.insert(*id, self.known_after_healing(*id));
             self.resume(*id);
             self.disk_delay(*id, (1, 4));
+            self.inject(*id, control::Input::Storage { healthy: true });
             self.start(*id);
         }
         let start = self.now;

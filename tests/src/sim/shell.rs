@@ -73,8 +73,7 @@ impl World {
             }
             control::Action::Reply { ticket, result } => self.answered(ticket, result),
             control::Action::Event(event) => self.observe(id, serial, &event),
-            control::Action::Stopped => Ok(()),
-            control::Action::Halt { .. } => {
+            control::Action::Stopped | control::Action::Halt { .. } => {
                 self.kill(id);
                 Ok(())
             }
