@@ -356,6 +356,7 @@ impl World {
             self.network.known.insert(*id, self.known_after_healing(*id));
             self.resume(*id);
             self.disk_delay(*id, (1, 4));
+            self.inject(*id, control::Input::Storage { healthy: true });
             self.start(*id);
         }
         let start = self.now;
@@ -374,7 +375,7 @@ impl World {
         let partitions: Vec<_> =
             image.iter().flat_map(|image| logs::partitions(image)).map(|(at, min, _)| (at, min)).collect();
         for (partition, min_isr) in &partitions {
-            let lost = self.entry(*partition).is_none_or(|entry| self.is_lost(&entry));
+            let lost = self.entry(*partition).is_none_or(|entry| self.is_lost(&entry, *min_isr));
             if !lost && !self.logs.is_excused(*partition, *min_isr) {
                 self.publish_acked(*partition, 3_000)?;
             }
@@ -429,17 +430,16 @@ impl World {
             }
         }
         logs::partitions(image).find_map(|(partition, min_isr, entry)| {
-            if self.logs.is_excused(partition, min_isr) || self.is_lost(entry) {
+            if self.logs.is_excused(partition, min_isr) || self.is_lost(entry, min_isr) {
                 return None;
             }
             self.unhealed_partition(partition, entry).map(|why| format!("{partition}: {why}; {entry:?}"))
         })
     }
 
-    /// Returns whether all copies may have been on lost volumes: created on a broker whose loss nobody had seen yet.
-    fn is_lost(&self, entry: &PartitionEntry) -> bool {
-        entry.isr.is_empty()
-            && u32::try_from(entry.replicas.len()).is_ok_and(|copies| copies <= self.volumes_lost)
+    /// Returns whether its last in-sync copy was on a lost volume: of a topic made before that loss was seen.
+    fn is_lost(&self, entry: &PartitionEntry, min_isr: u32) -> bool {
+        entry.isr.is_empty() && self.volumes_lost >= min_isr.max(1)
     }
 
     fn unhealed_partition(&self, partition: TopicPartition, entry: &PartitionEntry) -> Option<String> {

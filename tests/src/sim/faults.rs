@@ -3,9 +3,12 @@
 
 use super::world::{Flow, World};
 use pubsub_core::control::Input;
-use pubsub_core::ids::BrokerId;
+use pubsub_core::control::gossip::{GossipEntry, GossipMessage};
+use pubsub_core::ids::{At, BrokerId, ControllerEpoch, RunId, StorageId};
+use pubsub_core::wire::internal::Message;
 
-/// Crashes, pauses, partitions, slow disks, lost volumes, lossy and slow links, with pauses between them.
+/// Crashes, shutdowns, pauses, partitions, slow and sick disks, lost volumes, lossy and slow links, and lies of discovery
+/// and gossip (D1), with pauses between them.
 ///
 /// # Errors
 /// [`super::world::Stop`] once an invariant is broken.
@@ -36,7 +39,7 @@ fn someone(world: &mut World) -> BrokerId {
 fn one_ordinary(world: &mut World, may_lose_volume: bool) {
     let (one, other) = (someone(world), someone(world));
     let ids = world.ids();
-    match world.rng.below(16) {
+    match world.rng.below(20) {
         0 | 1 => world.kill(one),
         2..5 => ids.iter().for_each(|id| world.start(*id)),
         5 => {
@@ -67,6 +70,12 @@ fn one_ordinary(world: &mut World, may_lose_volume: bool) {
             }
         }
         14 => discovery_lies(world, one),
+        15 | 16 => gossip_lies(world, one, other),
+        17 => world.inject(one, Input::Stop),
+        18 => {
+            let healthy = world.rng.chance(600);
+            world.inject(one, Input::Storage { healthy });
+        }
         _ => {
             let drift = i64::try_from(world.rng.below(100)).expect("a small number") - 50;
             world.drift(one, drift);
@@ -79,6 +88,24 @@ fn one_ordinary(world: &mut World, may_lose_volume: bool) {
 fn discovery_lies(world: &mut World, one: BrokerId) {
     let map: Vec<_> = world.ids().into_iter().filter(|_| world.rng.chance(300)).collect();
     world.discover(one, &map);
+}
+
+/// One broker tells another nonsense about a third, or about itself, newer than all that is known.
+fn gossip_lies(world: &mut World, one: BrokerId, other: BrokerId) {
+    let about = someone(world);
+    let entry = GossipEntry {
+        id: about,
+        storage_id: StorageId(world.rng.uuid()),
+        boot: world.rng.below(100),
+        run_id: RunId(world.rng.uuid()),
+        counter: 1_000_000 + world.rng.below(1_000),
+        api_base: "http://elsewhere:1".to_owned(),
+        peer_base: "http://elsewhere:2".to_owned(),
+        applied: At { epoch: ControllerEpoch(world.rng.below(1_000)), version: world.rng.below(1_000) },
+    };
+    let message = GossipMessage { open: world.rng.chance(500), digest: Vec::new(), entries: vec![entry] };
+    let from_storage = world.disk_of(other).hard.storage_id;
+    world.inject(one, Input::Message { from: other, from_storage, message: Message::Gossip(message) });
 }
 
 fn restart(world: &mut World, id: BrokerId) {

@@ -73,8 +73,7 @@ impl World {
             }
             control::Action::Reply { ticket, result } => self.answered(ticket, result),
             control::Action::Event(event) => self.observe(id, serial, &event),
-            control::Action::Stopped => Ok(()),
-            control::Action::Halt { .. } => {
+            control::Action::Stopped | control::Action::Halt { .. } => {
                 self.kill(id);
                 Ok(())
             }
@@ -132,11 +131,11 @@ impl World {
                 self.clients.topics.insert(name.clone(), outcome.topic);
                 let fresh = outcome.topic == *id || !outcome.changed;
                 ensure(fresh, Invariant::M2, || format!("{outcome:?} for the creation of {id}"))?;
-                self.metadata.acknowledged(&outcome, false)
+                self.metadata.acknowledged(&outcome, name, false)
             }
             (control::Command::DeleteTopic { name }, Ok(outcome)) => {
                 self.clients.topics.remove(name);
-                self.metadata.acknowledged(&outcome, true)
+                self.metadata.acknowledged(&outcome, name, true)
             }
             (control::Command::CreateTopic { id, .. }, Err(refusal)) if refusal != Refusal::Unknown => {
                 self.metadata.refused(*id)

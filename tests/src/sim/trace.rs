@@ -4,7 +4,7 @@ use pubsub_core::ids::BrokerId;
 use std::collections::VecDeque;
 
 /// Kept of each line: whole images would bury the rest. The hash has all of it.
-const LINE_CHARS: usize = 320;
+const LINE_CHARS: usize = 400;
 
 /// Record of a run.
 #[derive(Debug)]

@@ -312,21 +312,26 @@ impl MetadataChecks {
         })
     }
 
-    /// Notes an acknowledged change and checks that it is committed (M2).
+    /// Notes an acknowledged change of the topic called `name` and checks that it is committed (M2).
     ///
     /// # Errors
     /// M2.
-    pub fn acknowledged(&mut self, outcome: &Outcome, deletes: bool) -> Checked {
+    pub fn acknowledged(&mut self, outcome: &Outcome, name: &TopicName, deletes: bool) -> Checked {
         let image = self.settled.get(&outcome.at.version).filter(|image| image.at == outcome.at);
-        ensure(
-            image.is_some_and(|image| image.topics.contains_key(&outcome.topic) != deletes),
-            Invariant::M2,
-            || format!("{outcome:?} was acknowledged, but {} is not committed or lacks it", outcome.at),
-        )?;
-        let name = image.and_then(|image| image.topics.get(&outcome.topic)).map(|topic| topic.name.clone());
-        match name {
-            Some(name) => drop(self.created.entry(outcome.topic).or_insert((outcome.at, name))),
-            None => drop(self.deleted.entry(outcome.topic).or_insert(outcome.at)),
+        // Requests that wait for the same commit may undo each other.
+        let undone = self.deletes_asked.contains(name);
+        let shows = |image: &Arc<Image>| {
+            let there = image.topics.contains_key(&outcome.topic);
+            let gone = image.tombstones.contains_key(&outcome.topic);
+            if deletes { gone && !there } else { there || (gone && undone) }
+        };
+        ensure(image.is_some_and(shows), Invariant::M2, || {
+            format!("{outcome:?} was acknowledged, but {} is not committed or lacks it", outcome.at)
+        })?;
+        if deletes {
+            self.deleted.entry(outcome.topic).or_insert(outcome.at);
+        } else {
+            self.created.entry(outcome.topic).or_insert_with(|| (outcome.at, name.clone()));
         }
         let later: Vec<_> =
             self.settled.range(outcome.at.version..).map(|(_, image)| image.clone()).collect();
