@@ -6,7 +6,9 @@ mod supervise;
 use crate::exit::Failure;
 use clap::Args;
 use plan::{BROKERS_MAX, BusyPort, ChildPlan, LocalPlan};
+use pubsub_client::Client;
 use pubsub_client::transport::{Request, Transport, TransportConfig};
+use pubsub_core::wire::admin::CreateTopicRequest;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -48,6 +50,9 @@ pub(crate) struct LocalArgs {
     /// Port of the discovery service
     #[arg(long, value_name = "PORT", default_value_t = 9090)]
     discovery_port: u16,
+    /// Topic that is created once all brokers are ready, unless it exists; "" for none
+    #[arg(long, value_name = "NAME", default_value = "demo-topic")]
+    topic: String,
     /// Leave a process that died dead, instead of starting it again after 3 s
     #[arg(long)]
     no_restart: bool,
@@ -83,7 +88,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
     // The clones in the children are the only ones left, so that the channel ends with the last child.
     drop(supervision);
     let outcome = tokio::select! {
-        outcome = cluster.serve(Duration::from_secs(args.ready_timeout)) => outcome,
+        outcome = cluster.serve(Duration::from_secs(args.ready_timeout), &args.topic) => outcome,
         signal = stop_signal() => {
             eprintln!("\n{signal}: stopping the cluster");
             Ok(())
@@ -200,9 +205,12 @@ fn secret(file: &Path) -> Result<String, Failure> {
 
 impl Cluster {
     /// Waits for readiness, prints what to try, and tells what happens to the children; ends only with a failure.
-    async fn serve(&mut self, ready_timeout: Duration) -> Result<(), Failure> {
+    async fn serve(&mut self, ready_timeout: Duration, topic: &str) -> Result<(), Failure> {
         self.wait_ready(ready_timeout).await?;
-        self.print_ready();
+        if !topic.is_empty() {
+            self.create_topic(topic).await?;
+        }
+        self.print_ready(if topic.is_empty() { "demo-topic" } else { topic });
         while let Some(event) = self.events.recv().await {
             self.note(&event);
             match event {
@@ -261,7 +269,15 @@ impl Cluster {
         Ok(())
     }
 
-    fn print_ready(&self) {
+    /// Creates the topic to try things with; nothing is asked of its shape, so that an existing one is left as it is.
+    async fn create_topic(&self, topic: &str) -> Result<(), Failure> {
+        let failed = |what: String| Failure::local(format!("topic {topic} was not created: {what}"));
+        let client = Client::new(&self.plan.broker_urls()).map_err(|error| failed(error.to_string()))?;
+        let wanted = CreateTopicRequest { name: topic.to_owned(), ..CreateTopicRequest::default() };
+        client.admin().create_topic(&wanted).await.map(drop).map_err(|error| failed(error.to_string()))
+    }
+
+    fn print_ready(&self, topic: &str) {
         let mut table = crate::output::table(&["process", "pid", "address"]);
         let mut children = vec![self.plan.discovery()];
         children.extend((1..=self.plan.brokers).map(|id| self.plan.broker(id)));
@@ -269,16 +285,14 @@ impl Cluster {
             let pid = self.pids.get(&name).map(u32::to_string).unwrap_or_default();
             table.add_row([name, pid, url]);
         }
-        let (options, url) = (self.plan.client_options(), self.plan.broker_url(1));
-        let replicas = self.plan.brokers.min(3);
+        let (options, url, program) = (self.plan.client_options(), self.plan.broker_url(1), program());
         crate::output::line(&format!(
             "{table}\n\nAll brokers are ready. Try, in another terminal:\n\
-             \n  pubsub topic create demo-topic --rf {replicas}{options}\
-             \n  seq 1 1000 | pubsub publish demo-topic{options}\
-             \n  pubsub subscribe demo-topic --from earliest --max 1000{options}\
-             \n  curl -X POST {url}/topics/demo-topic/publish -H 'content-type: application/json' -d '{{\"value\": \"hello\"}}'\
-             \n  curl '{url}/poll?topic=demo-topic&from_offset=0'\
-             \n  pubsub cluster status{options}\n\
+             \n  seq 1 1000 | {program} publish {topic}{options}\
+             \n  {program} subscribe {topic} --from earliest --max 1000{options}\
+             \n  curl -X POST {url}/topics/{topic}/publish -H 'content-type: application/json' -d '{{\"value\": \"hello\"}}'\
+             \n  curl '{url}/poll?topic={topic}&from_offset=0'\
+             \n  {program} cluster status{options}\n\
              \nKill a broker (kill -9 PID) and watch what goes on. Logs: {}\nCtrl-C stops the cluster; its data stays in {}",
             self.plan.log_dir().display(),
             self.plan.data.display(),
@@ -291,6 +305,19 @@ impl Cluster {
         self.events.close();
         while self.children.join_next().await.is_some() {}
         eprintln!("stopped");
+    }
+}
+
+/// Returns how this program is called in the lines to try: by its name where a shell finds it, else by its path.
+fn program() -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own = std::env::current_exe().ok();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("pubsub")).find(|file| file.is_file());
+    let same = found.and_then(|file| file.canonicalize().ok())
+        == own.as_deref().and_then(|file| file.canonicalize().ok());
+    match own {
+        Some(own) if !same => own.display().to_string(),
+        Some(_) | None => "pubsub".to_owned(),
     }
 }
 
