@@ -26,7 +26,7 @@ pub const MIXES: [Scenario; 5] = [
 ];
 
 /// The named courses of events that break naive designs.
-pub const NAMED: [Scenario; 32] = [
+pub const NAMED: [Scenario; 33] = [
     three("split_brain_classic_bully", election::split_brain_classic_bully),
     three("late_coordinator_message", election::late_coordinator_message),
     three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
@@ -52,6 +52,7 @@ pub const NAMED: [Scenario; 32] = [
     three("follower_ignores_leader_epoch", replication::follower_ignores_leader_epoch),
     three("wiped_replica_still_in_isr", replication::wiped_replica_still_in_isr),
     three("join_request_outlives_restart", replication::join_request_outlives_restart),
+    three("late_registration_of_a_dead_process", replication::late_registration_of_a_dead_process),
     three("last_replica_standing", replication::last_replica_standing),
     three("leader_resumes_same_epoch", replication::leader_resumes_same_epoch),
     three("commits_with_too_few_copies", replication::commits_with_too_few_copies),

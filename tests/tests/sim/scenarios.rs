@@ -49,6 +49,7 @@ scenarios! {
     follower_ignores_leader_epoch
     wiped_replica_still_in_isr
     join_request_outlives_restart
+    late_registration_of_a_dead_process
     last_replica_standing
     leader_resumes_same_epoch
     commits_with_too_few_copies

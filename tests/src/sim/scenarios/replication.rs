@@ -310,6 +310,35 @@ pub(super) fn join_request_outlives_restart(world: &mut World) -> Flow {
     world.heal_and_converge()
 }
 
+/// REGISTER of a process that is gone arrives after its successor was admitted, and while that one is down too: it must
+/// not pass for a volume that was rolled back.
+pub(super) fn late_registration_of_a_dead_process(world: &mut World) -> Flow {
+    let cast = cast(world)?;
+    let id = cast.follower;
+    world.network.rule(move |packet| {
+        if packet.from == id && kind(&packet.body) == "register" { Verdict::Copy } else { Verdict::Pass }
+    });
+    for _ in 0..2 {
+        world.kill(id);
+        world.start(id);
+        let admitted = world.run_until(5_000, |world| world.is_active(id))?;
+        world.expect(admitted, Invariant::V1, || format!("broker {id} was not admitted again"))?;
+        world.network.no_rule();
+    }
+    until_in_sync(world, cast.partition, id, true)?;
+    let boot = |world: &World| world.image().and_then(|image| image.brokers.get(&id).map(|entry| entry.boot));
+    let before = boot(world);
+    world.kill(id);
+    for packet in world.network.take_held() {
+        world.deliver(Packet { to: cast.controller, ..packet });
+    }
+    world.run_for(1_000)?;
+    let after = boot(world);
+    world
+        .expect(after == before, Invariant::R4, || format!("boot {after:?} was admitted after {before:?}"))?;
+    world.heal_and_converge()
+}
+
 /// Both followers go, one after the other.
 pub(super) fn last_replica_standing(world: &mut World) -> Flow {
     let cast = cast(world)?;
