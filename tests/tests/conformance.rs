@@ -479,6 +479,17 @@ async fn replicas_are_added_and_removed_as_in_the_old_system() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_added_by_the_path_that_removes_it() {
+    let (cluster, topic) = topic("path", "rf=2").await;
+    topic.leader().await;
+    let two = ids_of(&topic.replicas(1).await.unwrap()["isr"]);
+    let added = cluster.ids().into_iter().find(|id| !two.contains(id)).unwrap();
+    let url = format!("{}/admin/topics/{}/replicas/{added}", cluster.url(2), topic.name);
+    Http::new().post(&url).await.unwrap().expect(200);
+    topic.wait_isr(1, &cluster.ids()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leader_isr_metadata_and_brokers_are_shown_by_every_broker() {
     let (cluster, topic) = topic("shown", "rf=3").await;
     let (controller, epoch) = cluster.controller().await;

@@ -272,7 +272,8 @@ async fn seed_bug_02_a_replica_added_under_load_joins_the_isr_only_when_it_holds
     let added = cluster.ids().into_iter().find(|id| !two.contains(id)).unwrap();
     let load = Load::start(&cluster.urls(), &topic, 4, 1);
     load.progress(300).await;
-    let url = format!("{}/admin/topics/{}/replicas/{added}", cluster.url(added), topic.name);
+    let base = format!("{}/admin/topics/{}", cluster.url(added), topic.name);
+    let url = format!("{base}/replicas?broker_id_to_add={added}");
     Http::new().post(&url).await.unwrap().expect(200);
     let joined = eventually("the added replica joins the ISR", Duration::from_secs(30), async || {
         let seen = topic.replicas(leader).await?;
@@ -335,9 +336,7 @@ async fn seed_bug_05_a_topic_outlives_the_controller_that_acknowledged_it() {
         names.insert(topic.name.clone());
         let rest = cluster.others(controller);
         cluster.controller_among(&rest).await;
-        for id in &rest {
-            topic.leader_among(&[*id]).await;
-        }
+        topic.leader_among(&rest).await;
         cluster.start_broker(controller);
         cluster.wait_ready().await;
     }
@@ -410,11 +409,13 @@ async fn read_while_a_follower_hangs(cluster: &Arc<Cluster>) -> bool {
     let frozen = others.iter().copied().find(|id| *id != controller).unwrap_or(others[0]);
     topic.equal_log(&cluster.ids()).await;
     cluster.sigstop(frozen);
-    let body = Content::json(json!({"value": "not committed"}).to_string());
-    let answer = topic.post(leader, "?timeout_ms=200", body).await.unwrap();
+    let start = Instant::now();
+    let answer = topic.post(leader, "?timeout_ms=200", value("not committed")).await.unwrap();
+    eprintln!("published {:?} after the freeze: {answer}", start.elapsed());
     let mut reads = Vec::new();
     for id in cluster.others(frozen) {
         reads.push((id, topic.poll(id, "from_offset=0&timeout_ms=0").await.unwrap().expect(200)));
+        eprintln!("read broker {id} {:?} after the freeze", start.elapsed());
     }
     let still_in_sync = ids_of(&topic.replicas(leader).await.unwrap()["isr"]).contains(&frozen);
     cluster.sigcont(frozen);

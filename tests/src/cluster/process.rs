@@ -119,6 +119,8 @@ impl Process {
             .env_clear()
             .env("PATH", path)
             .env("RUST_BACKTRACE", "1")
+            // Errors that a program reports in words need no stack.
+            .env("RUST_LIB_BACKTRACE", "0")
             .envs(environment.iter().map(|(key, value)| (key, value)))
             .current_dir(log.parent().expect("the log lies in a directory"))
             .stdin(Stdio::null())
