@@ -175,13 +175,12 @@ impl Reading<'_> {
                 }
             };
             if page.high_watermark > page.from {
-                let read = self.app.broker.read(tp, page.from, page.high_watermark, self.bytes_max).await;
+                // Offsets count records, so that no more batches are read than an answer can hold.
+                let end = page.from.saturating_add(u64::from(self.records_max)).min(page.high_watermark);
+                let read = self.app.broker.read(tp, page.from, end, self.bytes_max).await;
                 page.batches = read.map_err(|error| internal("read the log", &error))?;
-                let end = page
-                    .batches
-                    .last()
-                    .map_or(page.from, |batch| batch.end_offset().min(page.high_watermark));
-                self.app.broker.count_read(end.saturating_sub(page.from));
+                let read_end = page.batches.last().map_or(page.from, |batch| batch.end_offset().min(end));
+                self.app.broker.count_read(read_end.saturating_sub(page.from));
                 return Ok(Some(page));
             }
             match tokio::time::timeout_at(until, view.changed()).await {
