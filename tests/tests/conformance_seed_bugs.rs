@@ -291,11 +291,20 @@ async fn seed_bug_21_a_killed_broker_is_shown_as_dead_by_all_and_nothing_is_plac
     let cluster = Arc::new(Cluster::ready(Settings::default()).await);
     let topic = Topic::create(&cluster, 1, "mourned", "rf=3").await;
     topic.wait_isr(1, &[1, 2, 3]).await;
-    cluster.kill9(2);
     let http = Http::new();
     for id in [1, 3] {
         let base = cluster.url(id);
-        eventually(&format!("broker {id} shows broker 2 as gone"), Duration::from_secs(15), async || {
+        eventually(&format!("broker {id} knows broker 2 by gossip"), Duration::from_secs(15), async || {
+            let stats = http.get(&format!("{base}/stats")).await?.expect(200);
+            let status = &stats["gossip"]["members"]["2"]["status"];
+            if status == "alive" { Ok(()) } else { bail!("gossip: {status}") }
+        })
+        .await;
+    }
+    cluster.kill9(2);
+    for id in [1, 3] {
+        let base = cluster.url(id);
+        eventually(&format!("broker {id} shows broker 2 as gone"), Duration::from_secs(40), async || {
             let isr = http.get(&format!("{base}/admin/isr")).await?.expect(200);
             let stats = http.get(&format!("{base}/stats")).await?.expect(200);
             let alive = &isr["topics"][&topic.name]["alive"]["2"];

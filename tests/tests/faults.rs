@@ -414,7 +414,8 @@ async fn read_while_a_follower_hangs(cluster: &Arc<Cluster>) -> bool {
     eprintln!("published {:?} after the freeze: {answer}", start.elapsed());
     let mut reads = Vec::new();
     for id in cluster.others(frozen) {
-        reads.push((id, topic.poll(id, "from_offset=0&timeout_ms=0").await.unwrap().expect(200)));
+        let url = topic.url(id, "records?partition=0&from=0");
+        reads.push((id, Http::new().get(&url).await.unwrap().expect(200)));
         eprintln!("read broker {id} {:?} after the freeze", start.elapsed());
     }
     let still_in_sync = ids_of(&topic.replicas(leader).await.unwrap()["isr"]).contains(&frozen);
