@@ -29,6 +29,7 @@ use pubsub_core::partition::{Replicas, ReplicasConfig, StoredReplica};
 use pubsub_core::wire::discovery::DiscoveryEndpoint;
 use replicas::{ReplicasHandle, ReplicasParts, ReplicasTask};
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use store::{MetaStore, Store};
@@ -49,7 +50,8 @@ pub(crate) fn wall_ms() -> i64 {
 pub fn cli_main(args: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
     let args = Args::parse_from(args);
     let log = tracing_subscriber::EnvFilter::try_new(&args.log).context("PUBSUB_LOG")?;
-    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(colours).init();
     let stop_on_stdin_eof = args.stop_on_stdin_eof;
     let config = args.into_config()?;
     let runtime =

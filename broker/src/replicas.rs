@@ -164,10 +164,6 @@ pub(crate) struct ReplicasTask {
     written: watch::Receiver<Option<WriteId>>,
     written_tx: watch::Sender<Option<WriteId>>,
     next_written: u64,
-    /// The id after that of the newest write given to the store.
-    next_write: u64,
-    /// Whether appended records wait for the next flush.
-    unflushed: bool,
     publishers: HashMap<Ticket, (oneshot::Sender<Outcome>, OwnedSemaphorePermit)>,
     requests: HashMap<RequestId, oneshot::Sender<ReplicateReply>>,
     links: BTreeMap<BrokerId, mpsc::Sender<ReplicateRequest>>,
@@ -193,8 +189,6 @@ pub(crate) fn task(parts: ReplicasParts) -> (ReplicasTask, ReplicasHandle) {
         written,
         written_tx,
         next_written: 0,
-        next_write: 0,
-        unflushed: false,
         publishers: HashMap::new(),
         requests: HashMap::new(),
         links: BTreeMap::new(),
@@ -262,20 +256,11 @@ impl ReplicasTask {
             self.next_written += 1;
             self.step(Input::Written { id }).await?;
         }
-        self.flush().await
-    }
-
-    /// Places what was appended. While the store is busy more is gathered: one batch for many publishes costs the log,
-    /// the followers and the readers less than many small ones, and its sync would have had to wait all the same.
-    async fn flush(&mut self) -> anyhow::Result<()> {
-        if !self.unflushed || self.next_write > self.next_written {
-            return Ok(());
-        }
-        self.unflushed = false;
-        self.step(Input::Flush { now_ms: crate::wall_ms() }).await
+        Ok(())
     }
 
     async fn take(&mut self, arrived: &mut Vec<ToReplicas>) -> anyhow::Result<()> {
+        let mut appended = false;
         for item in arrived.drain(..) {
             match item {
                 ToReplicas::Append { partition, batch, acks, expected_offset, permit, reply } => {
@@ -283,7 +268,7 @@ impl ReplicasTask {
                     let ticket = Ticket(self.next_ticket);
                     self.publishers.insert(ticket, (reply, permit));
                     self.step(Input::Append { ticket, partition, batch, acks, expected_offset }).await?;
-                    self.unflushed = true;
+                    appended = true;
                 }
                 ToReplicas::Request { from, request, reply } => {
                     self.next_ticket += 1;
@@ -294,7 +279,10 @@ impl ReplicasTask {
                 ToReplicas::Input(input) => self.step(*input).await?,
             }
         }
-        self.flush().await
+        if appended {
+            self.step(Input::Flush { now_ms: crate::wall_ms() }).await?;
+        }
+        Ok(())
     }
 
     async fn step(&mut self, input: Input) -> anyhow::Result<()> {
@@ -308,7 +296,6 @@ impl ReplicasTask {
     async fn perform(&mut self, action: Action) -> anyhow::Result<()> {
         match action {
             Action::Write { id, writes } => {
-                self.next_write = id.0 + 1;
                 let written = self.written_tx.clone();
                 let done = move |id| {
                     written.send_replace(Some(id));

@@ -148,8 +148,9 @@ async fn serve(
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PUBSUB_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_target(false).with_ansi(colours);
     // A process that embeds the service may have set up its own log already; that one is used then.
     let _ = log.try_init();
 }

@@ -412,6 +412,43 @@ pub(crate) async fn add_replica(
     query.required("broker_id_to_add");
     let broker = BrokerId(query.number("broker_id_to_add", 0, u32::MAX).unwrap_or_default());
     query.finish()?;
+    add(&app, &whole, deadline, name, broker).await
+}
+
+/// Adds a replica to every partition of a topic.
+#[utoipa::path(
+    post, path = "/admin/topics/{name}/replicas/{broker}", tag = "admin",
+    params(
+        ("name" = String, Path, description = "The topic's name"),
+        ("broker" = u32, Path, description = "The broker that shall hold a replica"),
+    ),
+    responses(
+        (status = 200, description = "Committed; the replica joins the ISR once it has caught up", body = ReplicasChanged),
+        (status = 400, description = "INVALID_REPLICAS, or BROKER_NOT_FOUND", body = Problem),
+        (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+    )
+)]
+pub(crate) async fn add_replica_on(
+    State(app): State<App>,
+    Segments((name, broker)): Segments<(String, String)>,
+    call: Call,
+) -> ApiResult<Response> {
+    let whole = call.body().await?;
+    let mut query = Query::parse(whole.uri.query());
+    let deadline = deadline(&mut query, &whole);
+    query.finish()?;
+    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
+    let broker = BrokerId(broker.parse().map_err(fault)?);
+    add(&app, &whole, deadline, name, broker).await
+}
+
+async fn add(
+    app: &App,
+    whole: &Whole,
+    deadline: Instant,
+    name: String,
+    broker: BrokerId,
+) -> ApiResult<Response> {
     let name = changeable(name, "path")?;
     let command = |image: &Image| {
         let (_, entry) = image.topic_by_name(&name).ok_or_else(|| topic_not_found(name.as_str()))?;
@@ -431,7 +468,7 @@ pub(crate) async fn add_replica(
         }
         Ok(Command::AddReplica { name: name.clone(), broker })
     };
-    replicas_changed(&name, change(&app, &whole, deadline, command).await?)
+    replicas_changed(&name, change(app, whole, deadline, command).await?)
 }
 
 /// Drops a replica from every partition of a topic.

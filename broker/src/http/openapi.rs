@@ -33,6 +33,7 @@ use utoipa::OpenApi;
         super::admin::alter,
         super::admin::remove,
         super::admin::add_replica,
+        super::admin::add_replica_on,
         super::admin::remove_replica,
         super::ops::stats,
         super::ops::metrics,

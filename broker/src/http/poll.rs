@@ -32,6 +32,8 @@ const COORDINATOR_WAIT: Duration = Duration::from_millis(1_000);
 /// Turn of waiting when there are more partitions than are waited on at once.
 const WINDOW_WAIT: Duration = Duration::from_millis(250);
 
+/// How long a position that is only shown is waited for.
+const POSITION_WAIT: Duration = Duration::from_millis(250);
 /// Where a reader wants to start, instead of behind what it has finished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct From {
@@ -196,7 +198,7 @@ impl Poll<'_> {
         let given = self.wanted.from.all.is_some() && !matches!(self.wanted.reader, Reader::Group(_));
         let reply = if given {
             // Its position is only shown: without a coordinator it can be read all the same.
-            let soon = tokio::time::timeout(COORDINATOR_WAIT, self.app.broker.group(join)).await;
+            let soon = tokio::time::timeout(POSITION_WAIT, self.app.broker.group(join)).await;
             soon.unwrap_or(Err(GroupError::Unavailable)).or_else(|error| match error {
                 GroupError::Unavailable | GroupError::Unknown => Ok(self.nothing_finished()),
                 other => Err(group_error(&other)),
