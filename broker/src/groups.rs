@@ -2,7 +2,7 @@
 
 use crate::control::ControlHandle;
 use crate::endpoints::Endpoints;
-use crate::peer::PeerClient;
+use crate::peer::{PeerClient, PeerError};
 use crate::replicas::ReplicasHandle;
 use crate::store::Store;
 use bytes::Bytes;
@@ -14,13 +14,14 @@ use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Reader};
 use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
 use pubsub_core::limits::{GROUP_PARTITIONS, GROUPS_TOPIC, INBOX_MAX};
 use pubsub_core::partition::{Acks, ReplicaView, Role};
-use pubsub_core::record::{BatchBuilder, ValueKind};
+use pubsub_core::record::{Batch, BatchBuilder, ValueKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 type Answer = Result<GroupReply, GroupError>;
 
@@ -28,12 +29,18 @@ type Answer = Result<GroupReply, GroupError>;
 const FIND_COORDINATOR: Duration = Duration::from_secs(4);
 /// How long one try at a coordinator may take; a commit waits for the slowest in-sync replica.
 const ONE_TRY: Duration = Duration::from_secs(6);
+/// Pause before a partition that could not be replayed is read again.
+const LOAD_AGAIN: Duration = Duration::from_millis(100);
+/// Requests that wait for one partition to be replayed.
+const WAITING_MAX: usize = INBOX_MAX;
+/// Records of one batch of the internal topic; even with the longest names they stay below a batch's bytes.
+const BATCH_POSITIONS_MAX: usize = 1_000;
 
 enum ToGroups {
     Request { partition: u32, request: GroupRequest, reply: oneshot::Sender<Answer> },
     Loaded { partition: u32, leader_epoch: LeaderEpoch, groups: Box<Groups> },
-    LoadFailed { partition: u32 },
-    Appended { partition: u32, leader_epoch: LeaderEpoch, ticket: Ticket, committed: bool },
+    LoadFailed { partition: u32, leader_epoch: LeaderEpoch },
+    Appended { partition: u32, leader_epoch: LeaderEpoch, ticket: Ticket, committed: Option<Offset> },
 }
 
 /// A way to ask the coordinator of a group, here or elsewhere.
@@ -96,10 +103,12 @@ impl GroupsHandle {
     }
 
     async fn ask_here(&self, partition: u32, request: GroupRequest) -> Answer {
+        let lost = unanswered(&request);
         let (reply, answer) = oneshot::channel();
         let item = ToGroups::Request { partition, request, reply };
         self.inbox.send(item).await.map_err(|_| GroupError::Unavailable)?;
-        answer.await.unwrap_or(Err(GroupError::Unavailable))
+        // The task says so when it does nothing; silence means that it ended with the request under way.
+        answer.await.unwrap_or(Err(lost))
     }
 
     async fn ask_partition(&self, partition: u32, request: GroupRequest) -> Answer {
@@ -133,10 +142,11 @@ impl GroupsHandle {
         let body = Bytes::from(serde_json::to_vec(request).expect("plain data"));
         match self.peers.post(&endpoint.peer_base, "/internal/group", body, ONE_TRY).await {
             Ok(answer) if answer.status.is_success() => {
-                serde_json::from_slice(&answer.body).unwrap_or(Err(GroupError::Unavailable))
+                serde_json::from_slice(&answer.body).unwrap_or(Err(unanswered(request)))
             }
-            // Asking twice is harmless: a join renews, a commit stores the same offset.
-            Ok(_) | Err(_) => Err(GroupError::Unavailable),
+            // Any other status is given before the request reaches a coordinator.
+            Ok(_) | Err(PeerError::Refused | PeerError::BadAddress) => Err(GroupError::Unavailable),
+            Err(PeerError::TimedOut | PeerError::Broken) => Err(unanswered(request)),
         }
     }
 
@@ -181,6 +191,25 @@ impl GroupsHandle {
     }
 }
 
+/// Returns what is known of a request whose answer was lost: a change may have been made, and only a commit may be made
+/// again without harm, which is for the caller to decide. Anything else may simply be asked again.
+fn unanswered(request: &GroupRequest) -> GroupError {
+    match request {
+        GroupRequest::Commit { .. } | GroupRequest::Delete { .. } | GroupRequest::Leave { .. } => {
+            GroupError::Unknown
+        }
+        GroupRequest::Join { .. } | GroupRequest::Describe { .. } | GroupRequest::List => {
+            GroupError::Unavailable
+        }
+    }
+}
+
+/// Says that nothing was done, because this broker does not coordinate (yet).
+fn refuse(reply: oneshot::Sender<Answer>) {
+    // The caller went away.
+    let _ = reply.send(Err(GroupError::Unavailable));
+}
+
 fn reader_of(request: &GroupRequest) -> Reader {
     match request {
         GroupRequest::Join { reader, .. } | GroupRequest::Commit { reader, .. } => reader.clone(),
@@ -209,8 +238,16 @@ fn led_by(image: &Image, me: BrokerId) -> BTreeMap<u32, LeaderEpoch> {
 
 /// One coordinated partition: while it is loaded, requests wait for it.
 enum Coordinated {
-    Loading { leader_epoch: LeaderEpoch, waiting: Vec<(GroupRequest, oneshot::Sender<Answer>)> },
-    Ready { leader_epoch: LeaderEpoch, groups: Box<Groups> },
+    Loading {
+        leader_epoch: LeaderEpoch,
+        waiting: Vec<(GroupRequest, oneshot::Sender<Answer>)>,
+        /// Ends with this entry: nobody waits for what an earlier term replays.
+        _load: AbortOnDropHandle<()>,
+    },
+    Ready {
+        leader_epoch: LeaderEpoch,
+        groups: Box<Groups>,
+    },
 }
 
 /// The task around the machines of the partitions led here.
@@ -283,44 +320,63 @@ impl GroupsTask {
     fn follow_image(&mut self) {
         let Some(image) = self.images.borrow_and_update().clone() else { return };
         let led = led_by(&image, self.me);
-        self.coordinated.retain(|no, held| led.get(no) == Some(&held.leader_epoch()));
+        let ended = |no: &u32, held: &Coordinated| led.get(no) != Some(&held.leader_epoch());
+        let ended: Vec<u32> =
+            self.coordinated.iter().filter(|(no, held)| ended(no, held)).map(|(no, _)| *no).collect();
+        for partition in ended {
+            self.drop_partition(partition);
+        }
         let Some((topic, _)) = groups_topic(&image) else { return };
         for (partition, leader_epoch) in led {
             if self.coordinated.contains_key(&partition) {
                 continue;
             }
-            self.coordinated.insert(partition, Coordinated::Loading { leader_epoch, waiting: vec![] });
             let at = TopicPartition { topic, partition };
             let load = load(self.replicas.clone(), self.store.clone(), at, leader_epoch);
             let to_self = self.to_self.clone();
-            tokio::spawn(async move {
+            let load = tokio::spawn(async move {
                 let item = match load.await {
                     Some(groups) => ToGroups::Loaded { partition, leader_epoch, groups: Box::new(groups) },
-                    None => ToGroups::LoadFailed { partition },
+                    None => {
+                        tokio::time::sleep(LOAD_AGAIN).await;
+                        ToGroups::LoadFailed { partition, leader_epoch }
+                    }
                 };
                 // The task ends only with the process.
                 let _ = to_self.send(item).await;
             });
+            let load = AbortOnDropHandle::new(load);
+            let loading = Coordinated::Loading { leader_epoch, waiting: vec![], _load: load };
+            self.coordinated.insert(partition, loading);
         }
     }
 
     fn take(&mut self, item: ToGroups) {
         match item {
             ToGroups::Request { partition, request, reply } => match self.coordinated.get_mut(&partition) {
-                // The caller learns that this broker does not coordinate by the closed channel.
-                None => drop(reply),
-                Some(Coordinated::Loading { waiting, .. }) if waiting.len() < INBOX_MAX => {
-                    waiting.push((request, reply));
+                None => refuse(reply),
+                Some(Coordinated::Loading { waiting, .. }) => {
+                    if waiting.len() >= WAITING_MAX {
+                        waiting.retain(|(_, reply)| !reply.is_closed());
+                    }
+                    if waiting.len() < WAITING_MAX {
+                        waiting.push((request, reply));
+                    } else {
+                        refuse(reply);
+                    }
                 }
-                Some(Coordinated::Loading { .. }) => drop(reply),
                 Some(Coordinated::Ready { .. }) => self.request(partition, request, reply),
             },
             ToGroups::Loaded { partition, leader_epoch, groups } => {
                 self.loaded(partition, leader_epoch, groups)
             }
-            ToGroups::LoadFailed { partition } => {
-                self.coordinated.remove(&partition);
-                self.images.mark_changed();
+            ToGroups::LoadFailed { partition, leader_epoch } => {
+                // A failure of an earlier term says nothing about the present one, which may be serving already.
+                let held = self.coordinated.get(&partition);
+                if held.is_some_and(|held| held.is_loading(leader_epoch)) {
+                    self.drop_partition(partition);
+                    self.images.mark_changed();
+                }
             }
             ToGroups::Appended { partition, leader_epoch, ticket, committed } => {
                 let held = self.coordinated.get(&partition).map(Coordinated::leader_epoch);
@@ -334,14 +390,20 @@ impl GroupsTask {
         }
     }
 
-    fn loaded(&mut self, partition: u32, leader_epoch: LeaderEpoch, groups: Box<Groups>) {
-        let Some(held) = self.coordinated.get_mut(&partition) else { return };
-        if held.leader_epoch() != leader_epoch {
-            return;
+    /// Forgets a partition. Requests whose append is under way are answered when it ends.
+    fn drop_partition(&mut self, partition: u32) {
+        if let Some(Coordinated::Loading { waiting, .. }) = self.coordinated.remove(&partition) {
+            waiting.into_iter().for_each(|(_, reply)| refuse(reply));
         }
+    }
+
+    fn loaded(&mut self, partition: u32, leader_epoch: LeaderEpoch, groups: Box<Groups>) {
+        let held = self.coordinated.get_mut(&partition).filter(|held| held.is_loading(leader_epoch));
+        let Some(held) = held else { return };
         let was = std::mem::replace(held, Coordinated::Ready { leader_epoch, groups });
         if let Coordinated::Loading { waiting, .. } = was {
-            for (request, reply) in waiting {
+            // Whoever gave up was told that nothing is known: what nobody waits for is not begun any more.
+            for (request, reply) in waiting.into_iter().filter(|(_, reply)| !reply.is_closed()) {
                 self.request(partition, request, reply);
             }
         }
@@ -380,30 +442,45 @@ impl GroupsTask {
         ticket: Ticket,
         records: &[(Vec<u8>, Option<Vec<u8>>)],
     ) {
-        let mut batch = BatchBuilder::new();
-        for (key, value) in records {
-            let kind = if value.is_some() { ValueKind::Bytes } else { ValueKind::None };
-            batch.push(Some(key), b"", kind, value.as_deref().unwrap_or_default());
-        }
-        let batch = batch.build(0, LeaderEpoch(0), 0).expect("positions are small and few");
+        let batches: Vec<Batch> = records.chunks(BATCH_POSITIONS_MAX).map(batch_of).collect();
         let image = self.images.borrow().clone();
         let topic = image.as_deref().and_then(groups_topic).map(|(topic, _)| topic);
         let (replicas, to_self) = (self.replicas.clone(), self.to_self.clone());
         tokio::spawn(async move {
-            let committed = match topic {
-                None => false,
-                Some(topic) => {
-                    let at = TopicPartition { topic, partition };
-                    replicas.append(at, batch, Acks::All, None, ONE_TRY).await.is_ok()
+            let mut committed = None;
+            for batch in batches {
+                let Some(topic) = topic else { break };
+                let at = TopicPartition { topic, partition };
+                let appended = replicas.append(at, batch, Acks::All, None, ONE_TRY).await;
+                // Another term's log may hold newer positions before these: what it took says nothing to this one.
+                committed = appended
+                    .ok()
+                    .filter(|appended| appended.leader_epoch == leader_epoch)
+                    .map(|appended| appended.base_offset);
+                if committed.is_none() {
+                    break;
                 }
-            };
+            }
             // The task ends only with the process.
             let _ = to_self.send(ToGroups::Appended { partition, leader_epoch, ticket, committed }).await;
         });
     }
 }
 
+fn batch_of(records: &[(Vec<u8>, Option<Vec<u8>>)]) -> Batch {
+    let mut batch = BatchBuilder::new();
+    for (key, value) in records {
+        let kind = if value.is_some() { ValueKind::Bytes } else { ValueKind::None };
+        batch.push(Some(key), b"", kind, value.as_deref().unwrap_or_default());
+    }
+    batch.build(0, LeaderEpoch(0), 0).expect("so many positions, each with two short names, fit a batch")
+}
+
 impl Coordinated {
+    fn is_loading(&self, term: LeaderEpoch) -> bool {
+        matches!(self, Self::Loading { leader_epoch, .. } if *leader_epoch == term)
+    }
+
     fn leader_epoch(&self) -> LeaderEpoch {
         match self {
             Self::Loading { leader_epoch, .. } | Self::Ready { leader_epoch, .. } => *leader_epoch,
@@ -442,13 +519,8 @@ async fn load(
     Some(groups)
 }
 
-fn replay(
-    groups: &mut Groups,
-    batches: &[pubsub_core::record::Batch],
-    from: Offset,
-    end: Offset,
-) -> Option<Offset> {
-    for record in batches.iter().flat_map(pubsub_core::record::Batch::records) {
+fn replay(groups: &mut Groups, batches: &[Batch], from: Offset, end: Offset) -> Option<Offset> {
+    for record in batches.iter().flat_map(Batch::records) {
         if record.offset >= from && record.offset < end {
             let value = (record.kind != ValueKind::None).then_some(record.value);
             groups.replay(record.key.unwrap_or_default(), value);

@@ -7,7 +7,7 @@
 use super::{GroupDescription, GroupError, GroupMember, GroupReply, GroupRequest, Reader};
 use crate::Mono;
 use crate::control::Ticket;
-use crate::ids::{ConsumerId, GroupId, TopicId};
+use crate::ids::{ConsumerId, GroupId, Offset, TopicId};
 use crate::limits::{GROUP_PARTITIONS, GROUP_SESSION_MS};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,8 +37,8 @@ pub enum Input {
     Appended {
         /// As given.
         ticket: Ticket,
-        /// Whether it is committed.
-        committed: bool,
+        /// Where in the log its records begin, if they are committed; `None`: nobody knows.
+        committed: Option<Offset>,
     },
 }
 
@@ -98,7 +98,10 @@ enum Pending {
 /// The groups of one partition of the internal topic.
 #[derive(Debug, Default)]
 pub struct Groups {
-    finished: BTreeMap<Position, i64>,
+    /// Offset of the last finished record, and the place in the log that says so (0 when replayed).
+    finished: BTreeMap<Position, (i64, Offset)>,
+    /// When sessions were last looked through for groups that nobody reads for any more.
+    swept: Mono,
     sharing: BTreeMap<(GroupId, TopicId), Sharing>,
     pending: BTreeMap<Ticket, Pending>,
 }
@@ -114,7 +117,7 @@ impl Groups {
     pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) {
         let Ok(position) = serde_json::from_slice::<Position>(key) else { return };
         match value.map(serde_json::from_slice::<Finished>) {
-            Some(Ok(finished)) => drop(self.finished.insert(position, finished.offset)),
+            Some(Ok(finished)) => drop(self.finished.insert(position, (finished.offset, 0))),
             Some(Err(_)) => {}
             None => drop(self.finished.remove(&position)),
         }
@@ -128,7 +131,19 @@ impl Groups {
         }
     }
 
+    /// Forgets groups without members now and then: their names come from clients, and may be new ones each time.
+    fn sweep(&mut self, now: Mono) {
+        if now >= self.swept + GROUP_SESSION_MS {
+            self.swept = now;
+            self.sharing.retain(|_, sharing| {
+                sharing.expire(now);
+                !sharing.members.is_empty()
+            });
+        }
+    }
+
     fn request(&mut self, now: Mono, ticket: Ticket, request: GroupRequest) -> Vec<Action> {
+        self.sweep(now);
         let result = match request {
             GroupRequest::Join { reader: Reader::Group(group), consumer, topic, partitions, standby } => {
                 match consumer {
@@ -162,7 +177,7 @@ impl Groups {
     }
 
     fn finished(&self, reader: &Reader, topic: TopicId, partition: u32) -> i64 {
-        self.finished.get(&Position(reader.clone(), topic, partition)).copied().unwrap_or(-1)
+        self.finished.get(&Position(reader.clone(), topic, partition)).map_or(-1, |(offset, _)| *offset)
     }
 
     fn join(
@@ -246,15 +261,19 @@ impl Groups {
         vec![Action::Append { ticket, records }]
     }
 
-    fn appended(&mut self, ticket: Ticket, committed: bool) -> Vec<Action> {
+    fn appended(&mut self, ticket: Ticket, committed: Option<Offset>) -> Vec<Action> {
         let Some(pending) = self.pending.remove(&ticket) else { return vec![] };
-        let result = match pending {
-            _ if !committed => Err(GroupError::Unknown),
-            Pending::Commit { position, offset } => {
-                self.finished.insert(position, offset);
+        let result = match (pending, committed) {
+            (_, None) => Err(GroupError::Unknown),
+            (Pending::Commit { position, offset }, Some(at)) => {
+                // Two commits of one position may be reported in either order; the log's order is what a failover keeps.
+                let newest = self.finished.entry(position).or_insert((offset, at));
+                if at >= newest.1 {
+                    *newest = (offset, at);
+                }
                 Ok(GroupReply::Committed { offset })
             }
-            Pending::Delete { group } => {
+            (Pending::Delete { group }, Some(_)) => {
                 self.finished.retain(|position, _| position.0 != Reader::Group(group.clone()));
                 self.sharing.retain(|(name, _), _| *name != group);
                 Ok(GroupReply::Done)
@@ -268,7 +287,7 @@ impl Groups {
         self.finished
             .iter()
             .filter(move |(position, _)| position.0 == reader)
-            .map(|(key, offset)| (key, *offset))
+            .map(|(key, (offset, _))| (key, *offset))
     }
 
     fn names(&self) -> Vec<GroupId> {
@@ -408,12 +427,39 @@ mod tests {
         let appended = commit(&mut groups, 1, Some("a"), 41);
         assert!(matches!(&appended[..], [Action::Append { .. }]), "{appended:?}");
         assert_eq!(groups.finished(&Reader::Group(group()), TOPIC, 0), -1);
-        let done = groups.step(2, Input::Appended { ticket: Ticket(2), committed: true });
+        let done = groups.step(2, Input::Appended { ticket: Ticket(2), committed: Some(0) });
         assert_eq!(
             done,
             vec![Action::Reply { ticket: Ticket(2), result: Ok(GroupReply::Committed { offset: 41 }) }]
         );
         assert_eq!(groups.finished(&Reader::Group(group()), TOPIC, 0), 41);
+    }
+
+    #[test]
+    fn of_two_commits_the_later_one_in_the_log_stays_whichever_is_reported_first() {
+        let mut groups = Groups::new();
+        for (ticket, offset) in [(7, 41), (8, 50)] {
+            let request = GroupRequest::Commit {
+                reader: Reader::Group(group()),
+                consumer: None,
+                topic: TOPIC,
+                partition: 0,
+                offset,
+            };
+            groups.step(0, Input::Request { ticket: Ticket(ticket), request });
+        }
+        groups.step(1, Input::Appended { ticket: Ticket(8), committed: Some(11) });
+        groups.step(1, Input::Appended { ticket: Ticket(7), committed: Some(10) });
+        assert_eq!(groups.finished(&Reader::Group(group()), TOPIC, 0), 50);
+    }
+
+    #[test]
+    fn groups_that_nobody_reads_for_any_more_take_no_memory() {
+        let mut groups = Groups::new();
+        join(&mut groups, 0, "a", 1).unwrap();
+        assert_eq!(groups.sharing.len(), 1);
+        commit(&mut groups, 2 * GROUP_SESSION_MS, Some("late"), 3);
+        assert!(groups.sharing.is_empty());
     }
 
     #[test]
