@@ -6,7 +6,9 @@ use crate::server::serve;
 use crate::store::Store;
 use anyhow::Context;
 use axum::Router;
+use futures::FutureExt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -67,7 +69,7 @@ impl Tasks {
         let (cancel, report) = (self.fatal.clone(), self.failures.clone());
         let future = task(cancel.clone());
         self.tracker.spawn(async move {
-            let ended = future.await;
+            let ended = caught(future).await;
             let error = match ended {
                 Err(error) => error.context(format!("the {name} task failed")),
                 Ok(()) if cancel.is_cancelled() => return,
@@ -82,7 +84,7 @@ impl Tasks {
         let cancel = self.listeners.clone();
         let report = self.failures.clone();
         self.server = Some(tokio::spawn(async move {
-            if let Err(error) = serve(listener, router, cancel).await {
+            if let Err(error) = caught(serve(listener, router, cancel)).await {
                 // Full: another failure is reported already.
                 let _ = report.try_send(error.context("the client listener failed"));
             }
@@ -100,13 +102,13 @@ impl Tasks {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = listener.into_std()?;
         let body = move || {
-            let ended = runtime.block_on(async {
+            let ended = runtime.block_on(caught(async {
                 let listener = TcpListener::from_std(listener).context("move the peer listener")?;
                 let served = tokio::spawn(serve(listener, router, cancel.clone()));
                 let ended = control.run(cancel.clone()).await;
                 ended?;
                 served.await.context("the peer listener panicked")?
-            });
+            }));
             if let Err(error) = ended {
                 // Full: another failure is reported already.
                 let _ = report.try_send(error);
@@ -127,8 +129,13 @@ impl Tasks {
     pub(crate) async fn stop(mut self, broker: &Broker) {
         self.stopping.cancel();
         let (done, handed_over) = oneshot::channel();
-        let asked = broker.inner.control.inbox.send(ToControl::Stop(done)).await;
-        if asked.is_ok() && tokio::time::timeout(HAND_OVER, handed_over).await.is_err() {
+        let hand_over = async {
+            if broker.inner.control.inbox.send(ToControl::Stop(done)).await.is_ok() {
+                // An error means that the control thread is gone, and with it what there was to hand over.
+                let _ = handed_over.await;
+            }
+        };
+        if tokio::time::timeout(HAND_OVER, hand_over).await.is_err() {
             tracing::warn!("leadership was not handed over in time");
         }
         self.listeners.cancel();
@@ -154,6 +161,15 @@ impl Tasks {
     }
 }
 
+/// Makes a panic an error: a task that is gone while others answer for it would leave its partitions without a leader.
+async fn caught(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    match AssertUnwindSafe(task).catch_unwind().await {
+        Ok(ended) => ended,
+        // The panic hook has told where and why.
+        Err(_) => Err(anyhow::anyhow!("it panicked; the process must not go on")),
+    }
+}
+
 /// Waits for SIGTERM, SIGINT or (if asked) the end of standard input, and names it.
 pub(crate) async fn signal(stop_on_stdin_eof: bool) -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
@@ -176,4 +192,16 @@ async fn input_ended() {
     });
     // An error means that the thread is gone, and with it the input.
     let _ = end.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_noticed_like_one_that_fails() {
+        let ended = caught(async { panic!("on purpose, in a test") }).await;
+        assert!(ended.is_err_and(|error| error.to_string().contains("panicked")));
+        assert!(caught(async { Ok(()) }).await.is_ok());
+    }
 }
