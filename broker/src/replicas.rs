@@ -25,6 +25,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How often publishers that gave up are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 type Outcome = Result<Appended, AppendError>;
 
 /// What other tasks send to the replicas' task.
@@ -165,6 +168,9 @@ pub(crate) struct ReplicasTask {
     requests: HashMap<RequestId, oneshot::Sender<ReplicateReply>>,
     links: BTreeMap<BrokerId, mpsc::Sender<ReplicateRequest>>,
     next_ticket: u64,
+    sweep_at: Instant,
+    /// Publishers up to this one were here at the last sweep.
+    swept: Ticket,
 }
 
 /// Makes the task and the handle onto it.
@@ -187,6 +193,8 @@ pub(crate) fn task(parts: ReplicasParts) -> (ReplicasTask, ReplicasHandle) {
         requests: HashMap::new(),
         links: BTreeMap::new(),
         next_ticket: 0,
+        sweep_at: Instant::now() + SWEEP_EVERY,
+        swept: Ticket(0),
     };
     (task, handle)
 }
@@ -215,7 +223,10 @@ impl ReplicasTask {
                     self.take_written().await?;
                 }
                 _ = self.inbox.recv_many(&mut arrived, 1_024) => self.take(&mut arrived).await?,
-                () = tokio::time::sleep_until(due) => {}
+                () = tokio::time::sleep_until(due.min(self.sweep_at)) => {}
+            }
+            if Instant::now() >= self.sweep_at {
+                self.sweep();
             }
             // Checked apart from the select: a full inbox must not starve the timers.
             if Instant::now() >= due {
@@ -226,6 +237,15 @@ impl ReplicasTask {
 
     fn now(&self) -> Mono {
         u64::try_from(self.parts.started.elapsed().as_millis()).expect("milliseconds fit 64 bits")
+    }
+
+    /// Frees the bytes of publishers that gave up a while ago: a partition that can't commit must not use up what all
+    /// others may take. Younger ones keep theirs, which bounds what waits for the store.
+    fn sweep(&mut self) {
+        let seen = self.swept;
+        self.publishers.retain(|ticket, (reply, _)| *ticket > seen || !reply.is_closed());
+        self.swept = Ticket(self.next_ticket);
+        self.sweep_at = Instant::now() + SWEEP_EVERY;
     }
 
     /// Writes complete in order, so the newest id stands for all before it.
