@@ -218,14 +218,8 @@ impl Publish<'_> {
         let mut done = 0;
         while done < records.len() {
             let end = done + batch_prefix(&records[done..]);
-            self.shares(&records[done..end], done, &mut results).await.map_err(|mut error| {
-                if done > 0
-                    && let pubsub_core::wire::error::Detail::Text(text) = &mut error.0.detail
-                {
-                    text.push_str(&format!("; the first {done} lines were published"));
-                }
-                error
-            })?;
+            let placed = self.shares(&records[done..end], done, &mut results).await;
+            placed.map_err(|error| partly(error, done))?;
             done = end;
         }
         Ok(axum::Json(PublishedMany { topic: self.topic.name.to_string(), results }).into_response())
@@ -384,6 +378,17 @@ impl Publish<'_> {
     }
 }
 
+/// Makes a failure after `done` lines were published one of the request as a whole: of it "nothing was written" is not true.
+fn partly(mut error: ApiError, done: usize) -> ApiError {
+    if done == 0 {
+        return error;
+    }
+    if let pubsub_core::wire::error::Detail::Text(text) = &mut error.0.detail {
+        text.push_str(&format!("; the first {done} lines were published"));
+    }
+    error.ambiguous(true)
+}
+
 /// Returns how many records from the first on surely fit one batch, wherever they go.
 fn batch_prefix(records: &[NewRecord<'_>]) -> usize {
     let mut bytes = HEADER_BYTES;
@@ -422,6 +427,13 @@ mod tests {
     use super::*;
     use pubsub_core::record::ValueKind;
     use std::borrow::Cow;
+
+    #[test]
+    fn a_refusal_after_some_lines_were_published_is_not_definite() {
+        let refused = || append_error(&AppendError::NotLeader { leader: None }, 0);
+        assert_eq!(partly(refused(), 0).0.ambiguous, Some(false));
+        assert_eq!(partly(refused(), 3).0.ambiguous, Some(true));
+    }
 
     #[test]
     fn a_given_partition_wins_over_the_key_and_the_key_over_turns() {
