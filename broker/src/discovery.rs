@@ -5,6 +5,7 @@ use crate::endpoints::Endpoints;
 use crate::peer::PeerClient;
 use bytes::Bytes;
 use pubsub_core::control::Input;
+use pubsub_core::limits::DISCOVERY_BROKERS_MAX;
 use pubsub_core::wire::discovery::{DiscoveryEndpoint, DiscoveryMap};
 use rand::RngExt;
 use std::sync::Arc;
@@ -36,10 +37,10 @@ impl DiscoveryHandle {
     /// have started with an empty memory.
     pub(crate) async fn learn(&self, map: DiscoveryMap) {
         self.endpoints.learn_discovery(&map.brokers);
-        let known = map.brokers.iter().map(|entry| entry.broker_id).collect();
+        let known = self.endpoints.discovered();
         // The control task ends only with the process.
         let _ = self.control.send(ToControl::Input(Input::Peers(known))).await;
-        if let Some(founders) = map.genesis_voters {
+        if let Some(founders) = map.genesis_voters.filter(|list| list.len() <= DISCOVERY_BROKERS_MAX) {
             // The control task ends only with the process.
             let _ = self.control.send(ToControl::Input(Input::Genesis(founders))).await;
         }

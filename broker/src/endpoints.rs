@@ -6,6 +6,7 @@
 use crate::handle::Endpoint;
 use pubsub_core::control::image::Image;
 use pubsub_core::ids::{BrokerId, StorageId};
+use pubsub_core::limits::{DISCOVERY_ADDRESS_BYTES_MAX, DISCOVERY_BROKERS_MAX};
 use pubsub_core::wire::discovery::DiscoveryEndpoint;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -38,11 +39,19 @@ impl Endpoints {
         self.write().image = entries.collect();
     }
 
-    /// Merges what discovery knows; of two entries of one volume the one of the later start stays.
+    /// Merges what discovery knows; of two entries of one volume the one of the later start stays. Takes no more and no
+    /// longer ones than a discovery process keeps: its answers are not signed.
     pub(crate) fn learn_discovery(&self, brokers: &[DiscoveryEndpoint]) {
         let mut sources = self.write();
         for entry in brokers {
+            let addresses = [Some(&entry.api_base), Some(&entry.election_host), entry.peer_base.as_ref()];
+            if addresses.into_iter().flatten().any(|text| text.len() > DISCOVERY_ADDRESS_BYTES_MAX) {
+                continue;
+            }
             let known = sources.discovered.get(&entry.broker_id);
+            if known.is_none() && sources.discovered.len() >= DISCOVERY_BROKERS_MAX {
+                continue;
+            }
             let older =
                 known.is_some_and(|known| known.storage_id == entry.storage_id && known.boot > entry.boot);
             if !older {
@@ -55,6 +64,11 @@ impl Endpoints {
         let peers =
             peers.into_iter().map(|(id, (api_base, peer_base))| (id, Endpoint { api_base, peer_base }));
         self.write().gossiped.extend(peers);
+    }
+
+    /// Returns the brokers that discovery has named.
+    pub(crate) fn discovered(&self) -> Vec<BrokerId> {
+        self.read().discovered.keys().copied().collect()
     }
 
     pub(crate) fn get(&self, id: BrokerId) -> Option<Endpoint> {
@@ -129,5 +143,17 @@ mod tests {
         endpoints.learn_discovery(&[seen(2, 82)]);
         endpoints.learn_discovery(&[seen(1, 81)]);
         assert_eq!(endpoints.get(BrokerId(1)).map(|at| at.api_base), Some("http://h:82".to_owned()));
+    }
+
+    #[test]
+    fn a_map_without_end_does_not_fill_the_memory() {
+        let endpoints = Endpoints::default();
+        let count = u32::try_from(DISCOVERY_BROKERS_MAX).expect("small") + 9;
+        let mut many: Vec<_> =
+            (1..=count).map(|id| DiscoveryEndpoint { broker_id: BrokerId(id), ..seen(1, 80) }).collect();
+        many[0].api_base = "x".repeat(DISCOVERY_ADDRESS_BYTES_MAX + 1);
+        endpoints.learn_discovery(&many);
+        assert_eq!(endpoints.discovered().len(), DISCOVERY_BROKERS_MAX);
+        assert_eq!(endpoints.get(BrokerId(1)), None);
     }
 }
