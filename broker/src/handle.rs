@@ -125,6 +125,12 @@ impl Broker {
         self.inner.replicas.view(partition)
     }
 
+    /// Returns whether at least so many readers wait for a partition.
+    #[cfg(test)]
+    pub(crate) fn is_watched(&self, partition: TopicPartition, readers: usize) -> bool {
+        self.inner.replicas.watchers(partition) >= readers
+    }
+
     /// Returns whole batches that hold records of `[from, end)`, oldest first; the first may begin before `from` and the
     /// last may end after `end`: the caller trims. Stops after about `bytes_max`, but never before one batch.
     ///
@@ -206,6 +212,11 @@ impl Broker {
             });
         }
         Ok(())
+    }
+
+    /// Returns whether the broker has begun to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.inner.stopping.is_cancelled()
     }
 
     /// Completes when the broker begins to stop: whoever waits for records should answer now.

@@ -115,6 +115,12 @@ impl ReplicasHandle {
         self.views.read().get(&partition).map(watch::Sender::subscribe)
     }
 
+    /// Returns how many readers watch a replica.
+    #[cfg(test)]
+    pub(crate) fn watchers(&self, partition: TopicPartition) -> usize {
+        self.views.read().get(&partition).map_or(0, watch::Sender::receiver_count)
+    }
+
     /// Returns what there is to see of every replica held here.
     pub(crate) fn views(&self) -> BTreeMap<TopicPartition, ReplicaView> {
         self.views.read().iter().map(|(partition, view)| (*partition, view.borrow().clone())).collect()

@@ -196,7 +196,69 @@ async fn input_ended() {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use bytes::Bytes;
+    use clap::Parser;
+    use http::Method;
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::client::legacy::Client;
+    use hyper_util::rt::TokioExecutor;
+
+    fn alone(dir: &std::path::Path) -> crate::config::Config {
+        let args = [
+            "pubsub-broker",
+            "--broker-id=1",
+            "--port=0",
+            "--election-port=0",
+            "--discovery-url=",
+            "--voters=1",
+            "--data-dir",
+            dir.to_str().unwrap(),
+        ];
+        crate::config::Args::try_parse_from(args).unwrap().into_config().unwrap()
+    }
+
+    /// Returns status and body of a request to a broker.
+    async fn asked(addr: std::net::SocketAddr, method: Method, path: &str) -> (u16, String) {
+        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        let uri = format!("http://{addr}{path}");
+        let request = http::Request::builder().method(method).uri(uri).body(Full::default()).unwrap();
+        let answer = client.request(request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn readers_that_wait_get_an_answer_when_the_broker_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = crate::start(alone(dir.path())).await.unwrap();
+        let addr = running.client_addr;
+        let up = async {
+            while running.broker.ready().is_err() {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), up).await.unwrap();
+        let (status, body) = asked(addr, Method::POST, "/admin/topics?name=t&partitions=1").await;
+        assert!(status < 300, "{body}");
+        let paths = ["/topics/t/records?wait_ms=60000", "/poll?topic=t&timeout_ms=60000"];
+        let reads = paths.map(|path| tokio::spawn(asked(addr, Method::GET, path)));
+        let view = async {
+            // Each waiting reader watches the view of the one partition.
+            let views = || running.broker.views().into_keys().find(|at| running.broker.is_watched(*at, 2));
+            while views().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), view).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), running.stop()).await.unwrap();
+        for read in reads {
+            let (status, body) = read.await.unwrap();
+            assert_eq!(status, 200, "{body}");
+        }
+    }
 
     #[tokio::test]
     async fn a_task_that_panics_is_noticed_like_one_that_fails() {

@@ -102,7 +102,8 @@ pub(crate) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Returns a page: at once if anything is readable, else when something is, or an empty one at `until`.
+    /// Returns a page: at once if anything is readable, else when something is, or an empty one at `until` or when this
+    /// broker stops: its reader then goes on elsewhere.
     ///
     /// # Errors
     /// 503 if no replica serves it, after a moment of trying; 404 if the topic is gone.
@@ -136,7 +137,7 @@ impl Reading<'_> {
             }
             let now = Instant::now();
             match empty {
-                Some(page) if now + ALMOST >= until => return Ok(page),
+                Some(page) if now + ALMOST >= until || self.app.broker.is_stopping() => return Ok(page),
                 Some(_) => {}
                 None if now + RETRY_PAUSE >= give_up => return Err(refused),
                 None => {
@@ -183,10 +184,10 @@ impl Reading<'_> {
                 self.app.broker.count_read(read_end.saturating_sub(page.from));
                 return Ok(Some(page));
             }
-            match tokio::time::timeout_at(until, view.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Ok(None),
-                Err(_) => return Ok(Some(page)),
+            tokio::select! {
+                changed = view.changed() => if changed.is_err() { return Ok(None) },
+                () = tokio::time::sleep_until(until) => return Ok(Some(page)),
+                () = self.app.broker.stopping() => return Ok(Some(page)),
             }
         }
     }

@@ -170,7 +170,7 @@ impl Poll<'_> {
             if cursors.is_empty() {
                 until = until.min(Instant::now() + STANDBY_PAUSE);
                 tokio::time::sleep_until(until).await;
-                if Instant::now() >= deadline {
+                if Instant::now() >= deadline || self.app.broker.is_stopping() {
                     return Ok(respond(self.topic, self.app.id, &[], self.wanted));
                 }
                 continue;
@@ -179,7 +179,8 @@ impl Poll<'_> {
                 until = until.min(Instant::now() + WINDOW_WAIT);
             }
             let pages = self.pages(&self.window(cursors), until).await?;
-            if Instant::now() >= deadline || pages.iter().any(|(_, page)| !page.is_empty()) {
+            let over = Instant::now() >= deadline || self.app.broker.is_stopping();
+            if over || pages.iter().any(|(_, page)| !page.is_empty()) {
                 return Ok(respond(self.topic, self.app.id, &pages, self.wanted));
             }
         }

@@ -106,7 +106,7 @@ impl Follower {
                 self.over = true;
             }
         }
-        self.over |= Instant::now() >= self.ends;
+        self.over |= Instant::now() >= self.ends || self.app.broker.is_stopping();
         if self.over {
             out.extend_from_slice(b"retry: 500\n\n");
         }
