@@ -12,7 +12,7 @@ const MAIN_LINES_MAX: usize = 40;
 /// Files over the budget, with the lines that each may have. Entries may shrink and go, never grow or come.
 const LONG_FILES: &[(&str, usize)] = &[];
 /// Invariants that no rule and no test names yet. Entries may go, never come.
-const UNNAMED_INVARIANTS: &[&str] = &["M2", "P1", "R1", "R2", "R3", "R5", "R6", "V1"];
+const UNNAMED_INVARIANTS: &[&str] = &["P1"];
 /// Names that say nothing about what a file holds.
 const NAMES_REFUSED: &[&str] =
     &["mod.rs", "util.rs", "utils.rs", "helper.rs", "helpers.rs", "common.rs", "misc.rs", "impls.rs"];
@@ -24,6 +24,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("discovery", &["core", "client"]),
     ("operator", &["core", "client"]),
     ("cli", &["core", "client", "broker", "discovery"]),
+    ("bench", &["core"]),
     ("tests", &["core", "client", "broker", "discovery", "operator", "cli"]),
 ];
 
