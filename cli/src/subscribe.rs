@@ -160,9 +160,7 @@ async fn join(client: &Client, config: ConsumerConfig, quiet: bool) -> Result<Co
     loop {
         let reason = match client.consumer(config.clone()).await {
             Ok(consumer) => return Ok(consumer),
-            Err(error @ (ConsumeError::Busy | ConsumeError::Call(CallError::Unavailable { .. }))) => {
-                error.to_string()
-            }
+            Err(error) if passes(&error) => error.to_string(),
             Err(error) => return Err(failure_of(error)),
         };
         if !told && !quiet {
@@ -171,6 +169,14 @@ async fn join(client: &Client, config: ConsumerConfig, quiet: bool) -> Result<Co
         told = true;
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Whether waiting may help. Joining a group twice is joining it once, so an answer that was lost is only a delay.
+fn passes(error: &ConsumeError) -> bool {
+    matches!(
+        error,
+        ConsumeError::Busy | ConsumeError::Call(CallError::Unavailable { .. } | CallError::Unknown { .. })
+    )
 }
 
 fn failure_of(error: ConsumeError) -> Failure {
@@ -199,7 +205,7 @@ impl Session {
         while self.left > 0 {
             let batch = match self.consumer.poll().await {
                 Ok(batch) => batch,
-                Err(error @ (ConsumeError::Busy | ConsumeError::Call(CallError::Unavailable { .. }))) => {
+                Err(error) if passes(&error) => {
                     self.warn(&format!("poll failed: {error}; trying on"));
                     tokio::time::sleep(PAUSE).await;
                     continue;
@@ -283,5 +289,13 @@ mod tests {
         assert_eq!(start("latest"), Ok(Start::Latest));
         assert_eq!(start("250"), Ok(Start::Offset(250)));
         assert!(start("-1").is_err() && start("").is_err());
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_does_not_end_reading() {
+        let lost = CallError::Unknown { last: "no answer in time".to_owned(), request_id: "r-1".to_owned() };
+        assert!(passes(&ConsumeError::Call(lost)));
+        assert!(passes(&ConsumeError::Busy));
+        assert!(!passes(&ConsumeError::Fenced { partition: 0 }));
     }
 }
