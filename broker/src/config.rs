@@ -56,7 +56,7 @@ pub struct Args {
     /// Founders of a new cluster, the same list on each of them, e.g. "1,2,3" [default: as discovery says].
     #[arg(long, env = "VOTERS", value_delimiter = ',')]
     voters: Vec<u32>,
-    /// Directory of this broker's volume [default: data<ID>].
+    /// Directory of this broker's volume [default: data and the id, e.g. data1].
     #[arg(long, env = "PUBSUB_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// Key that seals records at rest: 32 bytes in base64. Once used it is needed for ever.

@@ -1,6 +1,6 @@
 //! Consumer groups: who reads which partition, and how far each group has come.
 //!
-//! The state of a group is a compacted log: the partition `crc32c(group) % 8` of the internal topic `__groups`, whose
+//! The state of a group is a compacted log: the partition that the group's name hashes to (one of eight) of the internal topic `__groups`, whose
 //! leader coordinates the group. A reply leaves only after the record behind it is committed.
 
 pub mod coordinator;

@@ -1,5 +1,6 @@
 //! The one place that turns errors into answers: a code, a status and a sentence that a person can act on.
 
+use crate::store::StoreError;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use pubsub_core::control::Refusal;
@@ -202,6 +203,19 @@ pub(crate) fn group(error: &GroupError) -> ApiError {
 pub(crate) fn internal(what: &'static str, cause: &(dyn std::error::Error + 'static)) -> ApiError {
     tracing::error!(what, cause, "request failed");
     ApiError::new(ErrorCode::Internal, format!("the broker could not {what}; its log has the cause"))
+}
+
+/// What readers are told when the log could not be read. A damaged batch is named: it is a matter for a person.
+pub(crate) fn unreadable(error: &StoreError) -> ApiError {
+    let StoreError::Corrupt { partition, base_offset, detail } = error else {
+        return internal("read the log", error);
+    };
+    tracing::error!(%partition, base_offset, detail, "a stored batch is damaged");
+    let text = format!(
+        "the batch at offset {base_offset} is damaged on this broker ({detail}); other replicas may be whole: \
+         run `pubsub check`, then replace this broker's volume"
+    );
+    ApiError::new(ErrorCode::CorruptRecord, text).partition(partition.partition).ambiguous(false)
 }
 
 /// What clients are told after a handler panicked.

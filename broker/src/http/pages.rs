@@ -1,7 +1,7 @@
 //! Committed records of one partition, read here or from a replica that is alive.
 
 use super::App;
-use super::error::{ApiError, ApiResult, internal, topic_not_found, unavailable};
+use super::error::{ApiError, ApiResult, topic_not_found, unavailable, unreadable};
 use super::forward::{ForwardError, Hop, named, problem};
 use super::topics::{Topic, alive, entry_of};
 use bytes::Bytes;
@@ -179,7 +179,7 @@ impl Reading<'_> {
                 // Offsets count records, so that no more batches are read than an answer can hold.
                 let end = page.from.saturating_add(u64::from(self.records_max)).min(page.high_watermark);
                 let read = self.app.broker.read(tp, page.from, end, self.bytes_max).await;
-                page.batches = read.map_err(|error| internal("read the log", &error))?;
+                page.batches = read.map_err(|error| unreadable(&error))?;
                 let read_end = page.batches.last().map_or(page.from, |batch| batch.end_offset().min(end));
                 self.app.broker.count_read(read_end.saturating_sub(page.from));
                 return Ok(Some(page));

@@ -1,6 +1,6 @@
 //! `GET /topics/{topic}/records`: a partition by offset or time, without a reader's position. Brokers read pages here too.
 
-use super::error::{ApiError, ApiResult, internal};
+use super::error::{ApiError, ApiResult, unreadable};
 use super::forward::{Hop, carried, pass};
 use super::pages::{Cursor, PATIENCE, Page, Reading, candidates, nobody};
 use super::poll::write_polled;
@@ -225,7 +225,7 @@ async fn first_since(
     while low < high {
         let middle = low + (high - low) / 2;
         let read = app.broker.read(tp, middle, middle + 1, 1).await;
-        let batches = read.map_err(|error| internal("read the log", &error))?;
+        let batches = read.map_err(|error| unreadable(&error))?;
         let Some(batch) = batches.first() else { return Ok(low) };
         if batch.max_timestamp_ms() < ms {
             low = batch.end_offset().max(middle + 1);

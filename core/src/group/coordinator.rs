@@ -19,8 +19,7 @@ pub fn partition_of(reader: &Reader) -> u32 {
         Reader::Consumer(consumer) => consumer.as_str(),
         Reader::Anonymous => "",
     };
-    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, name.as_bytes());
-    u32::try_from(sum % u64::from(GROUP_PARTITIONS)).expect("smaller than the divisor")
+    crate::wire::client::partition_of_key(name.as_bytes(), GROUP_PARTITIONS)
 }
 
 /// What happens to the groups of one partition.

@@ -31,10 +31,14 @@ pub const LOG_END_HEADER: &str = "x-pubsub-log-end";
 /// Answer header of changes of metadata: place of the image that holds the change, as `epoch.version`.
 pub const METADATA_HEADER: &str = "x-pubsub-metadata";
 
-/// Returns the partition that records with this key belong to: CRC-32C of the key, modulo the number of partitions.
+/// Returns the partition that records with this key belong to: CRC-32C of the key, its bits mixed by the finaliser of
+/// MurmurHash3, modulo the number of partitions. Unmixed, keys of a character or two would share a few partitions.
 pub fn partition_of_key(key: &[u8], partitions: u32) -> u32 {
     let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, key);
-    u32::try_from(sum % u64::from(partitions.max(1))).expect("smaller than the divisor")
+    let mut mixed = u32::try_from(sum).expect("a checksum of 32 bits");
+    mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x85eb_ca6b);
+    mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
+    (mixed ^ (mixed >> 16)) % partitions.max(1)
 }
 
 /// How bytes that are not text are written in JSON.
@@ -324,10 +328,19 @@ mod tests {
 
     #[test]
     fn keys_keep_their_partition_from_release_to_release() {
-        // 0xe3069283 is the published check value of CRC-32C over these nine digits.
-        assert_eq!(partition_of_key(b"123456789", u32::MAX), 0xe306_9283);
-        assert_eq!(partition_of_key(b"123456789", 8), 3);
+        // The published check value of CRC-32C over these nine digits is 0xe3069283; mixed it is 0xac7081cc.
+        assert_eq!(partition_of_key(b"123456789", u32::MAX), 0xac70_81cc);
+        assert_eq!(partition_of_key(b"123456789", 8), 4);
         assert_eq!(partition_of_key(b"anything", 1), 0);
+    }
+
+    #[test]
+    fn short_keys_use_every_partition() {
+        for partitions in [2, 3, 4, 8] {
+            let used: std::collections::BTreeSet<_> =
+                (b'a'..=b'z').map(|key| partition_of_key(&[key], partitions)).collect();
+            assert_eq!(used.len(), partitions as usize, "{partitions} partitions");
+        }
     }
 
     #[test]

@@ -99,6 +99,8 @@ codes! {
     OutcomeUnknown = "OUTCOME_UNKNOWN", 504, "Outcome unknown";
     /// The broker's storage takes no more.
     StorageFull = "STORAGE_FULL", 507, "Storage full";
+    /// A stored batch is damaged on the broker that was asked: its checksum does not fit. Other replicas may be whole.
+    CorruptRecord = "CORRUPT_RECORD", 500, "Corrupt record";
     /// A fault of the broker.
     Internal = "INTERNAL", 500, "Internal error";
 }
