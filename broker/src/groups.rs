@@ -1,5 +1,7 @@
 //! The task that owns the groups coordinated here, and the way to the coordinator of any group.
 
+mod replay;
+
 use crate::control::ControlHandle;
 use crate::endpoints::Endpoints;
 use crate::peer::{PeerClient, PeerError};
@@ -13,8 +15,9 @@ use pubsub_core::group::coordinator::{Action, Groups, Input, partition_of};
 use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Reader};
 use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
 use pubsub_core::limits::{GROUP_PARTITIONS, GROUPS_TOPIC, INBOX_MAX};
-use pubsub_core::partition::{Acks, ReplicaView, Role};
+use pubsub_core::partition::Acks;
 use pubsub_core::record::{Batch, BatchBuilder, ValueKind};
+use replay::load;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -486,45 +489,4 @@ impl Coordinated {
             Self::Loading { leader_epoch, .. } | Self::Ready { leader_epoch, .. } => *leader_epoch,
         }
     }
-}
-
-/// Replays a partition once all that its leader found in the log is committed; `None` when leadership moved meanwhile.
-async fn load(
-    replicas: ReplicasHandle,
-    store: Store,
-    partition: TopicPartition,
-    leader_epoch: LeaderEpoch,
-) -> Option<Groups> {
-    let mut view = loop {
-        match replicas.view(partition) {
-            Some(view) => break view,
-            None => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    };
-    let leads = |view: &ReplicaView| {
-        view.leader_epoch > leader_epoch || (view.role == Role::Leader && view.leader_epoch == leader_epoch)
-    };
-    let found = view.wait_for(leads).await.ok()?.log_end;
-    let settled = |view: &ReplicaView| view.high_watermark >= found || view.leader_epoch != leader_epoch;
-    let settled = view.wait_for(settled).await.ok()?.clone();
-    if settled.leader_epoch != leader_epoch {
-        return None;
-    }
-    let (mut at, end) = (settled.log_start, settled.high_watermark);
-    let mut groups = Groups::new();
-    while at < end {
-        let batches = store.read(partition, at, end, 1 << 20).await.ok()?;
-        at = replay(&mut groups, &batches, at, end)?;
-    }
-    Some(groups)
-}
-
-fn replay(groups: &mut Groups, batches: &[Batch], from: Offset, end: Offset) -> Option<Offset> {
-    for record in batches.iter().flat_map(Batch::records) {
-        if record.offset >= from && record.offset < end {
-            let value = (record.kind != ValueKind::None).then_some(record.value);
-            groups.replay(record.key.unwrap_or_default(), value);
-        }
-    }
-    batches.last().map(|batch| batch.end_offset().min(end))
 }

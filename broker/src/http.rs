@@ -103,10 +103,10 @@ fn routes() -> Router<App> {
         .route("/admin/brokers", get(look::brokers))
         .route("/admin/topics", get(look::topics).post(admin::create))
         .route("/admin/topics/{name}", get(look::topic).patch(admin::alter).delete(admin::remove))
-        .route("/admin/topics/{name}/replicas", post(admin::add_replica))
+        .route("/admin/topics/{name}/replicas", post(admin::replicas::add_replica))
         .route(
             "/admin/topics/{name}/replicas/{broker}",
-            delete(admin::remove_replica).post(admin::add_replica_on),
+            delete(admin::replicas::remove_replica).post(admin::replicas::add_replica_on),
         )
         .route("/stats", get(ops::stats))
         .route("/metrics", get(ops::metrics))

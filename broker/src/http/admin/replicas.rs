@@ -1,0 +1,163 @@
+//! Adding replicas of a topic to brokers, and dropping them.
+
+use super::{Ended, answer, change, changeable, deadline};
+use crate::http::call::Whole;
+use crate::http::error::{ApiError, ApiResult, refusal, topic_not_found};
+use crate::http::query::Query;
+use crate::http::topics::entry_of;
+use crate::http::{App, Call, Segments};
+use axum::extract::State;
+use axum::response::Response;
+use pubsub_core::control::image::{Image, PartitionEntry};
+use pubsub_core::control::{Command, Refusal};
+use pubsub_core::ids::{BrokerId, TopicName, TopicPartition};
+use pubsub_core::wire::admin::ReplicasChanged;
+use pubsub_core::wire::error::{ErrorCode, Problem};
+use tokio::time::Instant;
+
+/// Adds a replica to every partition of a topic; it joins the ISR once it has caught up.
+#[utoipa::path(
+    post, path = "/admin/topics/{name}/replicas", tag = "admin",
+    params(
+        ("name" = String, Path, description = "The topic's name"),
+        ("broker_id_to_add" = u32, Query, description = "The broker that shall hold a replica"),
+    ),
+    responses(
+        (status = 200, description = "Committed; the replica is catching up", body = ReplicasChanged),
+        (status = 400, description = "UNKNOWN_BROKER, INVALID_REPLICAS", body = Problem),
+        (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+    )
+)]
+pub(crate) async fn add_replica(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    call: Call,
+) -> ApiResult<Response> {
+    let whole = call.body().await?;
+    let mut query = Query::parse(whole.uri.query());
+    let deadline = deadline(&mut query, &whole);
+    query.required("broker_id_to_add");
+    let broker = BrokerId(query.number("broker_id_to_add", 0, u32::MAX).unwrap_or_default());
+    query.finish()?;
+    add(&app, &whole, deadline, name, broker).await
+}
+
+/// Adds a replica to every partition of a topic.
+#[utoipa::path(
+    post, path = "/admin/topics/{name}/replicas/{broker}", tag = "admin",
+    params(
+        ("name" = String, Path, description = "The topic's name"),
+        ("broker" = u32, Path, description = "The broker that shall hold a replica"),
+    ),
+    responses(
+        (status = 200, description = "Committed; the replica joins the ISR once it has caught up", body = ReplicasChanged),
+        (status = 400, description = "INVALID_REPLICAS, or BROKER_NOT_FOUND", body = Problem),
+        (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+    )
+)]
+pub(crate) async fn add_replica_on(
+    State(app): State<App>,
+    Segments((name, broker)): Segments<(String, String)>,
+    call: Call,
+) -> ApiResult<Response> {
+    let whole = call.body().await?;
+    let mut query = Query::parse(whole.uri.query());
+    let deadline = deadline(&mut query, &whole);
+    query.finish()?;
+    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
+    let broker = BrokerId(broker.parse().map_err(fault)?);
+    add(&app, &whole, deadline, name, broker).await
+}
+
+async fn add(
+    app: &App,
+    whole: &Whole,
+    deadline: Instant,
+    name: String,
+    broker: BrokerId,
+) -> ApiResult<Response> {
+    let name = changeable(name, "path")?;
+    let command = |image: &Image| {
+        let (_, entry) = image.topic_by_name(&name).ok_or_else(|| topic_not_found(name.as_str()))?;
+        if !image.brokers.contains_key(&broker) {
+            return Err(refusal(&Refusal::BrokerNotFound { broker }));
+        }
+        let holds = |partition: &PartitionEntry| {
+            partition.replicas.contains(&broker) || partition.adding.contains(&broker)
+        };
+        if entry.partitions.iter().all(holds) {
+            let owner = entry.partitions.first().is_some_and(|first| first.leader == Some(broker));
+            let what = if owner { "already the owner" } else { "already a replica" };
+            return Err(ApiError::new(
+                ErrorCode::InvalidReplicas,
+                format!("Broker {broker} is {what} of topic {name}"),
+            ));
+        }
+        Ok(Command::AddReplica { name: name.clone(), broker })
+    };
+    replicas_changed(&name, change(app, whole, deadline, command).await?)
+}
+
+/// Drops a replica from every partition of a topic.
+#[utoipa::path(
+    delete, path = "/admin/topics/{name}/replicas/{broker}", tag = "admin",
+    params(
+        ("name" = String, Path, description = "The topic's name"),
+        ("broker" = u32, Path, description = "The broker that shall hold no replica any more"),
+    ),
+    responses(
+        (status = 200, description = "Committed", body = ReplicasChanged),
+        (status = 400, description = "INVALID_REPLICAS", body = Problem),
+        (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+        (status = 409, description = "CONFLICT: too few would be left", body = Problem),
+    )
+)]
+pub(crate) async fn remove_replica(
+    State(app): State<App>,
+    Segments((name, broker)): Segments<(String, String)>,
+    call: Call,
+) -> ApiResult<Response> {
+    let whole = call.body().await?;
+    let mut query = Query::parse(whole.uri.query());
+    let deadline = deadline(&mut query, &whole);
+    query.finish()?;
+    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
+    let broker = BrokerId(broker.parse().map_err(fault)?);
+    let name = changeable(name, "path")?;
+    let command = |image: &Image| {
+        let (id, entry) = image.topic_by_name(&name).ok_or_else(|| topic_not_found(name.as_str()))?;
+        let first = entry_of(image, TopicPartition { topic: id, partition: 0 });
+        let refused = |text: String| Err(ApiError::new(ErrorCode::InvalidReplicas, text));
+        if first.is_some_and(|first| first.leader == Some(broker)) {
+            return refused("Cannot remove the owner. Reassign ownership first.".to_owned());
+        }
+        let holds = |partition: &PartitionEntry| {
+            partition.replicas.contains(&broker) || partition.adding.contains(&broker)
+        };
+        if !entry.partitions.iter().any(holds) {
+            return refused(format!("Broker {broker} is not a replica of topic {name}"));
+        }
+        Ok(Command::RemoveReplica { name: name.clone(), broker })
+    };
+    replicas_changed(&name, change(&app, &whole, deadline, command).await?)
+}
+
+fn replicas_changed(name: &TopicName, ended: Ended) -> ApiResult<Response> {
+    let (outcome, image) = match ended {
+        Ended::Here(outcome, image) => (outcome, image),
+        Ended::There(answer) => return Ok(answer),
+    };
+    let first = entry_of(&image, TopicPartition { topic: outcome.topic, partition: 0 });
+    let first = first.ok_or_else(|| topic_not_found(name.as_str()))?;
+    let mut replicas = first.replicas.clone();
+    replicas.extend(first.adding.iter().copied().filter(|id| !first.replicas.contains(id)));
+    replicas.retain(|id| !first.removing.contains(id));
+    let changed = ReplicasChanged {
+        status: "ok".to_owned(),
+        topic: name.to_string(),
+        owner: first.leader,
+        replica_count: replicas.len(),
+        followers: replicas.into_iter().filter(|id| Some(*id) != first.leader).collect(),
+    };
+    Ok(answer(outcome.at, changed))
+}
