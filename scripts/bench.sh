@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Starts a cluster of three brokers on ports of its own, built for release, and measures how fast records go in and come out.
-# RECORDS (200000) and BYTES (100 each) may be set. Figures depend on the disk: every acknowledged record is synced three times.
+# SECONDS_EACH (3), ROUNDS (3) and BYTES (100 each) may be set. Every row prints one line of JSON a round: compare medians, and
+# compare programs only when they were measured in turns in the same minutes. Every acknowledged record is synced by all replicas.
 set -euo pipefail
 
-records=${RECORDS:-200000}
+each=${SECONDS_EACH:-3}
+rounds=${ROUNDS:-3}
 bytes=${BYTES:-100}
 root=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-cargo build --manifest-path "$root/Cargo.toml" --release -p pubsub-cli
+cargo build --manifest-path "$root/Cargo.toml" --release -p pubsub-cli -p pubsub-bench
 pubsub=$target/release/pubsub
+bench=$target/release/pubsub-bench
 export PUBSUB_BROKERS=http://127.0.0.1:28081,http://127.0.0.1:28082,http://127.0.0.1:28083
 
 directory=$(mktemp -d)
@@ -19,28 +22,38 @@ finish() {
 }
 trap finish EXIT
 
-"$pubsub" local --data "$directory/data" --port-base 28080 --election-port-base 25000 --discovery-port 29090 \
+"$pubsub" local --data "$directory/data" --port-base 28080 --election-port-base 25000 --discovery-port 29090 --topic "" \
     >"$directory/log" 2>&1 &
 cluster=$!
 deadline=$((SECONDS + 60))
-until "$pubsub" topic create bench --rf 3 >/dev/null 2>"$directory/error"; do
+until "$pubsub" topic create rf3 --rf 3 >/dev/null 2>"$directory/error"; do
     if [ "$SECONDS" -ge "$deadline" ] || ! kill -0 "$cluster" 2>/dev/null; then
         cat "$directory/log" "$directory/error" >&2
         exit 1
     fi
 done
+"$pubsub" topic create rf1 --rf 1 >/dev/null
 
-value=$(printf "%${bytes}s" | tr ' ' x)
-yes "$value" | head -n "$records" >"$directory/lines" || true
-
-measure() {
-    local name=$1 start=$EPOCHREALTIME
-    shift
-    "$@" >"$directory/out" 2>"$directory/error" || { cat "$directory/error" >&2 && exit 1; }
-    awk -v name="$name" -v n="$records" -v a="$start" -v b="$EPOCHREALTIME" \
-        'BEGIN { printf "%-32s %9.0f records/s  (%d in %.2f s)\n", name, n / (b - a), n, b - a }'
+resident() {
+    ps -o rss=,args= --ppid "$cluster" | awk -v when="$1" '/run-broker/ { printf "%s %.1f MiB resident, ", when, $1 / 1024 } END { print "" }'
 }
 
-printf '%s records of %s bytes, 3 brokers, replication factor 3, on %s processors\n' "$records" "$bytes" "$(nproc)"
-measure "publish, acks=all" "$pubsub" publish bench --file "$directory/lines"
-measure "subscribe from the beginning" "$pubsub" subscribe bench --from earliest --max "$records"
+row() {
+    local name=$1
+    shift
+    printf '%-34s %s\n' "$name" "$("$bench" "$@" --brokers http://127.0.0.1:28081 --bytes "$bytes" --seconds "$each")"
+}
+
+printf 'records of %s bytes, 3 brokers, %s processors, %s s a row\n' "$bytes" "$(nproc)" "$each"
+resident idle
+for round in $(seq "$rounds"); do
+    printf 'round %s\n' "$round"
+    for topic in rf3 rf1; do
+        row "publish $topic, 1 client" publish --topic "$topic" --clients 1
+        row "publish $topic, 64 clients" publish --topic "$topic" --clients 64
+        row "publish $topic, HTTP/2, 4 x 64" publish --topic "$topic" --clients 4 --streams 64
+        row "bulk $topic, 4 clients x 1000" bulk --topic "$topic" --clients 4
+    done
+    row "read rf3, 8 clients x 1000" poll --topic rf3 --clients 8
+done
+resident loaded

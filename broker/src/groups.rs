@@ -5,7 +5,7 @@ mod replay;
 use crate::control::ControlHandle;
 use crate::endpoints::Endpoints;
 use crate::peer::{PeerClient, PeerError};
-use crate::replicas::ReplicasHandle;
+use crate::replicas::{OnlyIf, ReplicasHandle};
 use crate::store::Store;
 use bytes::Bytes;
 use pubsub_core::Mono;
@@ -454,12 +454,10 @@ impl GroupsTask {
             for batch in batches {
                 let Some(topic) = topic else { break };
                 let at = TopicPartition { topic, partition };
-                let appended = replicas.append(at, batch, Acks::All, None, ONE_TRY).await;
-                // Another term's log may hold newer positions before these: what it took says nothing to this one.
-                committed = appended
-                    .ok()
-                    .filter(|appended| appended.leader_epoch == leader_epoch)
-                    .map(|appended| appended.base_offset);
+                // A later term has replayed newer positions, which this one must not be written behind.
+                let only_if = OnlyIf { log_end: None, leader_epoch: Some(leader_epoch) };
+                let appended = replicas.append(at, batch, Acks::All, only_if, ONE_TRY).await;
+                committed = appended.ok().map(|appended| appended.base_offset);
                 if committed.is_none() {
                     break;
                 }

@@ -4,7 +4,7 @@ use crate::control::ControlHandle;
 use crate::endpoints::Endpoints;
 use crate::groups::GroupsHandle;
 use crate::metrics::{Metrics, PartitionLabel};
-use crate::replicas::ReplicasHandle;
+use crate::replicas::{OnlyIf, ReplicasHandle};
 use crate::store::{Store, StoreError};
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Command, Outcome, Refusal, Status};
@@ -104,7 +104,8 @@ impl Broker {
         timeout: Duration,
     ) -> Result<Appended, AppendError> {
         let (begun, records) = (Instant::now(), u64::from(batch.count()));
-        let result = self.inner.replicas.append(partition, batch, acks, expected_offset, timeout).await;
+        let only_if = OnlyIf { log_end: expected_offset, leader_epoch: None };
+        let result = self.inner.replicas.append(partition, batch, acks, only_if, timeout).await;
         let outcome = match &result {
             Ok(_) => "acked",
             Err(AppendError::Unknown | AppendError::TimedOut) => "ambiguous",
@@ -240,7 +241,6 @@ impl Broker {
         metrics.registered.set(i64::from(status.registered));
         let views = self.inner.replicas.views();
         metrics.partitions_held.set(count(views.len()));
-        metrics.partitions_led.set(count(views.values().filter(|view| view.role == Role::Leader).count()));
         let Some(image) = self.image() else { return };
         let mut below = 0;
         for family in [&metrics.high_watermark, &metrics.log_end, &metrics.isr_size] {

@@ -41,7 +41,6 @@ pub(crate) struct Metrics {
     pub(crate) controller_epoch: Gauge,
     pub(crate) is_controller: Gauge,
     pub(crate) registered: Gauge,
-    pub(crate) partitions_led: Gauge,
     pub(crate) partitions_held: Gauge,
     pub(crate) partitions_below_min_isr: Gauge,
     pub(crate) high_watermark: Family<PartitionLabel, Gauge>,
@@ -68,7 +67,6 @@ impl Metrics {
             controller_epoch: Gauge::default(),
             is_controller: Gauge::default(),
             registered: Gauge::default(),
-            partitions_led: Gauge::default(),
             partitions_held: Gauge::default(),
             partitions_below_min_isr: Gauge::default(),
             high_watermark: Family::default(),
@@ -91,6 +89,13 @@ impl Metrics {
         );
         registry.register("records_published", "Records acknowledged here", self.records_published.clone());
         registry.register("records_read", "Records read here for consumers", self.records_read.clone());
+        registry.register("pushes", "Replication requests sent to followers", self.pushes.clone());
+        registry.register(
+            "pushes_failed",
+            "Replication requests without a good answer",
+            self.pushes_failed.clone(),
+        );
+        registry.register("pushed_bytes", "Bytes of replication requests", self.bytes_pushed.clone());
         registry.register(
             "publish_seconds",
             "Time from append to acknowledgement",
@@ -108,7 +113,6 @@ impl Metrics {
             "1 while the cluster counts this process as alive",
             self.registered.clone(),
         );
-        registry.register("partitions_led", "Partitions led here", self.partitions_led.clone());
         registry.register("partitions_held", "Replicas held here", self.partitions_held.clone());
         registry.register(
             "partitions_below_min_isr",

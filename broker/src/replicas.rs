@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pubsub_core::Mono;
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Input as ControlInput, Ticket};
-use pubsub_core::ids::{BrokerId, ClusterId, Offset, TopicPartition};
+use pubsub_core::ids::{BrokerId, ClusterId, LeaderEpoch, Offset, TopicPartition};
 use pubsub_core::limits::{INBOX_MAX, INFLIGHT_BYTES_MAX};
 use pubsub_core::partition::{
     Acks, Action, AppendError, Appended, Input, ReplicaView, Replicas, RequestId, WriteId,
@@ -30,6 +30,15 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 type Outcome = Result<Appended, AppendError>;
 
+/// What must hold when an append is taken; else it is refused, and nothing is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OnlyIf {
+    /// The log ends here.
+    pub(crate) log_end: Option<Offset>,
+    /// The partition is led in this term: what was decided in one term must not enter the log of a later one.
+    pub(crate) leader_epoch: Option<LeaderEpoch>,
+}
+
 /// What other tasks send to the replicas' task.
 enum ToReplicas {
     /// A publisher's records; the permit counts their bytes until the answer.
@@ -37,7 +46,7 @@ enum ToReplicas {
         partition: TopicPartition,
         batch: Batch,
         acks: Acks,
-        expected_offset: Option<Offset>,
+        only_if: OnlyIf,
         permit: OwnedSemaphorePermit,
         reply: oneshot::Sender<Outcome>,
     },
@@ -69,7 +78,7 @@ impl ReplicasHandle {
         partition: TopicPartition,
         batch: Batch,
         acks: Acks,
-        expected_offset: Option<Offset>,
+        only_if: OnlyIf,
         timeout: Duration,
     ) -> Outcome {
         if self.store.storage_full() {
@@ -80,7 +89,7 @@ impl ReplicasHandle {
         let permit = tokio::time::timeout_at(deadline, self.bytes.clone().acquire_many_owned(weight)).await;
         let permit = permit.map_err(|_| AppendError::Overloaded)?.expect("the semaphore is never closed");
         let (reply, outcome) = oneshot::channel();
-        let item = ToReplicas::Append { partition, batch, acks, expected_offset, permit, reply };
+        let item = ToReplicas::Append { partition, batch, acks, only_if, permit, reply };
         match tokio::time::timeout_at(deadline, self.inbox.send(item)).await {
             Err(_) => return Err(AppendError::Overloaded),
             Ok(Err(_)) => return Err(AppendError::NotLeader { leader: None }),
@@ -269,7 +278,14 @@ impl ReplicasTask {
         let mut appended = false;
         for item in arrived.drain(..) {
             match item {
-                ToReplicas::Append { partition, batch, acks, expected_offset, permit, reply } => {
+                ToReplicas::Append { partition, batch, acks, only_if, permit, reply } => {
+                    let term = || self.parts.machine.view(partition).map(|view| view.leader_epoch);
+                    if only_if.leader_epoch.is_some() && only_if.leader_epoch != term() {
+                        // The publisher went away.
+                        let _ = reply.send(Err(AppendError::NotLeader { leader: None }));
+                        continue;
+                    }
+                    let expected_offset = only_if.log_end;
                     self.next_ticket += 1;
                     let ticket = Ticket(self.next_ticket);
                     self.publishers.insert(ticket, (reply, permit));

@@ -8,7 +8,7 @@ use super::{GroupDescription, GroupError, GroupMember, GroupReply, GroupRequest,
 use crate::Mono;
 use crate::control::Ticket;
 use crate::ids::{ConsumerId, GroupId, Offset, TopicId};
-use crate::limits::{GROUP_PARTITIONS, GROUP_SESSION_MS};
+use crate::limits::{GROUP_PARTITIONS, GROUP_SESSION_MS, PARTITIONS_MAX};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -146,12 +146,16 @@ impl Groups {
         let result = match request {
             GroupRequest::Join { reader: Reader::Group(group), consumer, topic, partitions, standby } => {
                 match consumer {
-                    Some(consumer) => self.join(now, (group, topic), consumer, partitions, standby),
+                    Some(consumer) => {
+                        self.join(now, (group, topic), consumer, partitions.min(PARTITIONS_MAX), standby)
+                    }
                     None => Err(GroupError::ConsumerRequired),
                 }
             }
             GroupRequest::Join { reader, topic, partitions, .. } => {
-                let all = (0..partitions).map(|no| (no, self.finished(&reader, topic, no))).collect();
+                let all = (0..partitions.min(PARTITIONS_MAX))
+                    .map(|no| (no, self.finished(&reader, topic, no)))
+                    .collect();
                 Ok(GroupReply::Joined {
                     member_epoch: 0,
                     partitions: all,

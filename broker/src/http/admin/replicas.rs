@@ -51,7 +51,7 @@ pub(crate) async fn add_replica(
     ),
     responses(
         (status = 200, description = "Committed; the replica joins the ISR once it has caught up", body = ReplicasChanged),
-        (status = 400, description = "INVALID_REPLICAS, or BROKER_NOT_FOUND", body = Problem),
+        (status = 400, description = "UNKNOWN_BROKER, INVALID_REPLICAS", body = Problem),
         (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
     )
 )]
