@@ -64,9 +64,17 @@ pub(crate) async fn add_replica_on(
     let mut query = Query::parse(whole.uri.query());
     let deadline = deadline(&mut query, &whole);
     query.finish()?;
-    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
-    let broker = BrokerId(broker.parse().map_err(fault)?);
+    let broker = broker_in_path(&broker)?;
     add(&app, &whole, deadline, name, broker).await
+}
+
+fn broker_in_path(text: &str) -> ApiResult<BrokerId> {
+    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
+    Ok(BrokerId(text.parse().map_err(fault)?))
+}
+
+fn holds(partition: &PartitionEntry, broker: BrokerId) -> bool {
+    partition.replicas.contains(&broker) || partition.adding.contains(&broker)
 }
 
 async fn add(
@@ -82,10 +90,7 @@ async fn add(
         if !image.brokers.contains_key(&broker) {
             return Err(refusal(&Refusal::BrokerNotFound { broker }));
         }
-        let holds = |partition: &PartitionEntry| {
-            partition.replicas.contains(&broker) || partition.adding.contains(&broker)
-        };
-        if entry.partitions.iter().all(holds) {
+        if entry.partitions.iter().all(|partition| holds(partition, broker)) {
             let owner = entry.partitions.first().is_some_and(|first| first.leader == Some(broker));
             let what = if owner { "already the owner" } else { "already a replica" };
             return Err(ApiError::new(
@@ -121,8 +126,7 @@ pub(crate) async fn remove_replica(
     let mut query = Query::parse(whole.uri.query());
     let deadline = deadline(&mut query, &whole);
     query.finish()?;
-    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
-    let broker = BrokerId(broker.parse().map_err(fault)?);
+    let broker = broker_in_path(&broker)?;
     let name = changeable(name, "path")?;
     let command = |image: &Image| {
         let (id, entry) = image.topic_by_name(&name).ok_or_else(|| topic_not_found(name.as_str()))?;
@@ -131,10 +135,7 @@ pub(crate) async fn remove_replica(
         if first.is_some_and(|first| first.leader == Some(broker)) {
             return refused("Cannot remove the owner. Reassign ownership first.".to_owned());
         }
-        let holds = |partition: &PartitionEntry| {
-            partition.replicas.contains(&broker) || partition.adding.contains(&broker)
-        };
-        if !entry.partitions.iter().any(holds) {
+        if !entry.partitions.iter().any(|partition| holds(partition, broker)) {
             return refused(format!("Broker {broker} is not a replica of topic {name}"));
         }
         Ok(Command::RemoveReplica { name: name.clone(), broker })
