@@ -43,7 +43,7 @@ pub(crate) fn router(peers: Peers) -> Router {
         .route("/internal/group", post(group))
         .route("/internal/command", post(command))
         .route("/internal/discovery/update", post(discovered))
-        .layer(from_fn_with_state(peers.clone(), authenticate))
+        .layer(from_fn_with_state(peers.secret.clone(), authenticate))
         .layer(DefaultBodyLimit::disable())
         .with_state(peers)
 }
@@ -56,9 +56,17 @@ fn refuse(status: StatusCode, code: &str, detail: &str) -> Response {
     (status, [("content-type", "application/problem+json")], body.to_string()).into_response()
 }
 
-/// Refuses what is not signed by the cluster's secret, before anything is parsed.
-async fn authenticate(State(peers): State<Peers>, request: Request, next: Next) -> Response {
+/// Refuses what is not signed by the cluster's secret, before anything is parsed, and what names no signature before
+/// anything is read. Without a secret the header must still be there: a page in a browser of this machine can reach a
+/// loopback port, but can't add a header unless the server allows it first.
+async fn authenticate(
+    State(secret): State<Option<Arc<PeerSecret>>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (parts, body) = request.into_parts();
+    let signature = parts.headers.get(PEER_AUTH_HEADER).and_then(|value| value.to_str().ok());
+    let Some(signature) = signature else { return unauthenticated() };
     let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
         return refuse(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -66,19 +74,21 @@ async fn authenticate(State(peers): State<Peers>, request: Request, next: Next) 
             "the body is larger than any peer sends",
         );
     };
-    if let Some(secret) = &peers.secret {
-        let signature =
-            parts.headers.get(PEER_AUTH_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if let Some(secret) = &secret {
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
         if !secret.verify(parts.method.as_str(), path, &body, signature) {
-            return refuse(
-                StatusCode::UNAUTHORIZED,
-                "UNAUTHENTICATED",
-                "the request is not signed with this cluster's secret: set PUBSUB_CLUSTER_SECRET alike everywhere",
-            );
+            return unauthenticated();
         }
     }
     next.run(Request::from_parts(parts, Body::from(body))).await
+}
+
+fn unauthenticated() -> Response {
+    refuse(
+        StatusCode::UNAUTHORIZED,
+        "UNAUTHENTICATED",
+        "the request is not signed with this cluster's secret: set PUBSUB_CLUSTER_SECRET alike everywhere",
+    )
 }
 
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
@@ -174,5 +184,41 @@ async fn discovered(State(peers): State<Peers>, body: Bytes) -> Response {
             StatusCode::NO_CONTENT.into_response()
         }
         Err(refusal) => *refusal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use pubsub_client::peer_auth::UNSIGNED;
+    use tower::ServiceExt;
+
+    async fn status(secret: Option<&str>, header: Option<&str>) -> StatusCode {
+        let secret = secret.map(|text| Arc::new(PeerSecret::new(text).unwrap()));
+        let router = Router::new()
+            .route("/internal/messages", post(async || StatusCode::NO_CONTENT))
+            .layer(from_fn_with_state(secret, authenticate));
+        let mut request = Request::post("/internal/messages");
+        if let Some(header) = header {
+            request = request.header(PEER_AUTH_HEADER, header);
+        }
+        router.oneshot(request.body(Body::from("{}")).unwrap()).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn without_a_secret_a_page_in_a_browser_still_reaches_nothing() {
+        assert_eq!(status(None, None).await, StatusCode::UNAUTHORIZED);
+        assert_eq!(status(None, Some(UNSIGNED)).await, StatusCode::NO_CONTENT);
+    }
+
+    #[tokio::test]
+    async fn with_a_secret_only_its_signature_opens() {
+        let text = "correct horse battery staple";
+        let signature = PeerSecret::new(text).unwrap().sign("POST", "/internal/messages", b"{}");
+        assert_eq!(status(Some(text), Some(&signature)).await, StatusCode::NO_CONTENT);
+        for other in [None, Some(UNSIGNED), Some("00")] {
+            assert_eq!(status(Some(text), other).await, StatusCode::UNAUTHORIZED);
+        }
     }
 }

@@ -35,7 +35,7 @@ use pubsub_core::wire::client::{
 use pubsub_core::wire::error::ErrorCode;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
@@ -119,7 +119,8 @@ fn routes() -> Router<App> {
 
 /// Puts around routes what every answer has: who answered and to which request, and a problem instead of nothing.
 fn wrap(routes: Router, id: BrokerId, requests: ops::Requests, config: &HttpConfig) -> Router {
-    let stamp = Stamp { broker: HeaderValue::from(id.0), requests };
+    let ids = Arc::new(RequestIds::new());
+    let stamp = Stamp { broker: HeaderValue::from(id.0), requests, ids };
     let router = routes
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -171,15 +172,32 @@ async fn no_method(method: Method, uri: Uri) -> ApiError {
 struct Stamp {
     broker: HeaderValue,
     requests: ops::Requests,
+    ids: Arc<RequestIds>,
+}
+
+/// Makes request ids: a number of the process, drawn at its start, and one that counts. Drawing every id would ask the
+/// kernel for chance with every request.
+struct RequestIds {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        Self { process: rand::random(), next: AtomicU64::new(0) }
+    }
+
+    fn make(&self) -> HeaderValue {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let made = format!("{:016x}{number:016x}", self.process);
+        HeaderValue::try_from(made).expect("hexadecimal digits")
+    }
 }
 
 async fn stamp_answer(State(stamp): State<Stamp>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let given = request.headers().get(REQUEST_ID_HEADER).filter(|id| is_request_id(id)).cloned();
-    let id = given.unwrap_or_else(|| {
-        let made = uuid::Uuid::new_v4().simple().to_string();
-        HeaderValue::from_str(&made).expect("hexadecimal digits")
-    });
+    let id = given.unwrap_or_else(|| stamp.ids.make());
     request.headers_mut().insert(HeaderName::from_static(REQUEST_ID_HEADER), id.clone());
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();

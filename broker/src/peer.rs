@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use pubsub_client::peer_auth::{PEER_AUTH_HEADER, PeerSecret};
+use pubsub_client::peer_auth::{PEER_AUTH_HEADER, PeerSecret, UNSIGNED};
 use pubsub_core::limits::BODY_BYTES_MAX;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,11 +71,13 @@ impl PeerClient {
         timeout: Duration,
     ) -> Result<PeerAnswer, PeerError> {
         let uri: Uri = format!("{base}{path}").parse().map_err(|_| PeerError::BadAddress)?;
-        let mut request = Request::builder().method(Method::POST).uri(uri);
-        if let Some(secret) = &self.secret {
-            request = request.header(PEER_AUTH_HEADER, secret.sign("POST", path, &body));
-        }
-        let request = request.body(Full::new(body)).map_err(|_| PeerError::BadAddress)?;
+        let signature = self.secret.as_ref().map(|secret| secret.sign("POST", path, &body));
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header(PEER_AUTH_HEADER, signature.as_deref().unwrap_or(UNSIGNED))
+            .body(Full::new(body))
+            .map_err(|_| PeerError::BadAddress)?;
         match tokio::time::timeout(timeout, self.exchange(request)).await {
             Ok(answer) => answer,
             Err(_) => Err(PeerError::TimedOut),

@@ -11,6 +11,10 @@ use std::fmt::Write;
 /// The header that carries the signature, as lower-case hexadecimal digits.
 pub const PEER_AUTH_HEADER: &str = "x-pubsub-auth";
 
+/// The header's value where the cluster has no secret: pages in a browser can't send it, so that they can't reach a
+/// peer listener on loopback.
+pub const UNSIGNED: &str = "unsigned";
+
 /// Fewest bytes of a cluster secret: below it, guessing becomes thinkable.
 pub const SECRET_BYTES_MIN: usize = 16;
 

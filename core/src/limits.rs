@@ -30,6 +30,8 @@ pub const POLL_TIMEOUT_MS_MAX: u64 = 60_000;
 pub const POLL_BYTES_MAX: usize = 4 << 20;
 /// Records waiting to be appended on one broker, bytes: past it publishers are told to come back (503).
 pub const INFLIGHT_BYTES_MAX: usize = 64 << 20;
+/// Bytes gathered for one partition past which no further publishers are waited for, bytes: large batches gain nothing.
+pub const GATHER_BYTES_MAX: usize = 256 << 10;
 /// Requests waiting in front of a task's inbox.
 pub const INBOX_MAX: usize = 4_096;
 /// Bytes of one replication request between two brokers.

@@ -125,7 +125,8 @@ pub enum Input {
         /// Refuse unless the log ends here.
         expected_offset: Option<Offset>,
     },
-    /// The inbox is drained: place, write and push what was appended.
+    /// The inbox is drained: place, write and push what was appended. A partition whose last batch is still on its way to
+    /// an in-sync follower keeps gathering until it is answered.
     Flush {
         /// Wall clock, ms since 1970, for the records' timestamps.
         now_ms: i64,
@@ -355,6 +356,10 @@ pub struct Replicas {
     replicas: BTreeMap<TopicPartition, Replica>,
     links: BTreeMap<BrokerId, link::Link>,
     gathered: BTreeMap<TopicPartition, appends::Gathered>,
+    /// Partitions whose gathered records are to be placed once they are not busy.
+    flushed: BTreeSet<TopicPartition>,
+    /// Wall clock when `now` was 0, ms since 1970, as of the last flush.
+    wall: i64,
     writes: writes::Writes,
     timers: timers::Timers,
     lag_at: Option<Mono>,
@@ -400,6 +405,8 @@ impl Replicas {
             replicas,
             links: BTreeMap::new(),
             gathered: BTreeMap::new(),
+            flushed: BTreeSet::new(),
+            wall: 0,
             writes: writes::Writes::default(),
             timers: timers::Timers::default(),
             lag_at: None,
@@ -460,8 +467,10 @@ impl Replicas {
 
     /// Draws the consequences of a step, each partition and link once.
     fn finish(&mut self) -> Vec<Action> {
-        while let Some(partition) = self.touched.pop_first() {
-            self.settle(partition);
+        self.settle_touched();
+        if !self.flushed.is_empty() {
+            self.place_flushed();
+            self.settle_touched();
         }
         while let Some(id) = self.busy.pop_first() {
             self.pump(id);
@@ -475,6 +484,12 @@ impl Replicas {
             actions.push(Action::Visible { partition, view: self.view(partition) });
         }
         actions
+    }
+
+    fn settle_touched(&mut self) {
+        while let Some(partition) = self.touched.pop_first() {
+            self.settle(partition);
+        }
     }
 
     /// Scales a timeout.

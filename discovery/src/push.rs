@@ -2,7 +2,7 @@
 
 use crate::metrics::Metrics;
 use anyhow::Context;
-use pubsub_client::peer_auth::{PEER_AUTH_HEADER, PeerSecret};
+use pubsub_client::peer_auth::{PEER_AUTH_HEADER, PeerSecret, UNSIGNED};
 use pubsub_core::ids::BrokerId;
 use pubsub_core::wire::discovery::DiscoveryMap;
 use rand::RngExt;
@@ -92,10 +92,9 @@ impl Pusher {
 
     async fn attempt(&self, url: &Url, map: &DiscoveryMap) -> anyhow::Result<()> {
         let body = serde_json::to_vec(map).context("encode the map")?;
-        let mut request = self.client.post(url.clone()).header("content-type", "application/json");
-        if let Some(secret) = &self.secret {
-            request = request.header(PEER_AUTH_HEADER, secret.sign("POST", url.path(), &body));
-        }
+        let signature = self.secret.as_ref().map(|secret| secret.sign("POST", url.path(), &body));
+        let request = self.client.post(url.clone()).header("content-type", "application/json");
+        let request = request.header(PEER_AUTH_HEADER, signature.as_deref().unwrap_or(UNSIGNED));
         let response = request.body(body).send().await.context("send the map")?;
         let status = response.status();
         anyhow::ensure!(status.is_success(), "the broker answered {status}");

@@ -5,7 +5,7 @@ use super::replica::Replica;
 use super::{Acks, Action, AppendError, Appended, Replicas};
 use crate::control::Ticket;
 use crate::ids::{LeaderEpoch, Offset, TopicPartition};
-use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, TAILS_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, GATHER_BYTES_MAX, TAILS_BYTES_MAX};
 use crate::record::{Batch, BatchBuilder, HEADER_BYTES};
 
 /// What waits for the next flush in one partition.
@@ -14,6 +14,9 @@ pub(super) struct Gathered {
     pub(super) appends: Vec<Append>,
     /// Where the log will end.
     end: Offset,
+    bytes: usize,
+    /// Somebody does not wait for the followers.
+    hasty: bool,
 }
 
 /// One publisher's records.
@@ -34,9 +37,11 @@ impl Replicas {
         let (ticket, batch, acks) = append;
         match self.admit(partition, acks, expected_offset) {
             Ok(end) => {
-                let gathered =
-                    self.gathered.entry(partition).or_insert_with(|| Gathered { appends: Vec::new(), end });
+                let empty = || Gathered { appends: Vec::new(), end, bytes: 0, hasty: false };
+                let gathered = self.gathered.entry(partition).or_insert_with(empty);
                 gathered.end = end + u64::from(batch.count());
+                gathered.bytes += batch.bytes().len();
+                gathered.hasty |= acks != Acks::All;
                 gathered.appends.push(Append { ticket, batch, acks });
             }
             Err(error) => self.out.rest.push(Action::Acked { ticket, result: Err(error) }),
@@ -69,14 +74,42 @@ impl Replicas {
         }
     }
 
-    /// Places everything gathered, stages one write of it and wakes the links to the followers.
+    /// Takes note that the inbox is drained: what was gathered may be placed.
     pub(super) fn flush(&mut self, now_ms: i64) {
-        for (partition, gathered) in std::mem::take(&mut self.gathered) {
+        self.wall = now_ms.checked_sub_unsigned(self.now).unwrap_or(now_ms);
+        self.flushed.extend(self.gathered.keys());
+    }
+
+    /// Places what was gathered in partitions that are not busy, stages one write of it and wakes the links to the
+    /// followers.
+    pub(super) fn place_flushed(&mut self) {
+        let ready: Vec<_> =
+            self.flushed.iter().filter(|partition| !self.is_busy(**partition)).copied().collect();
+        for partition in ready {
+            self.flushed.remove(&partition);
+            let Some(gathered) = self.gathered.remove(&partition) else { continue };
+            let now_ms = self.wall.saturating_add_unsigned(self.now);
             for group in groups(gathered.appends) {
                 self.place(partition, group, now_ms);
             }
             self.note_appended(partition);
         }
+    }
+
+    /// Returns whether what was gathered should wait for more: an in-sync follower has not answered for the last batch
+    /// yet, so that the next one could not be sent to it in any case. Waiting makes one larger batch, and one commit on
+    /// every replica, of what would be several.
+    fn is_busy(&self, partition: TopicPartition) -> bool {
+        let led =
+            self.replicas.get(&partition).and_then(|mine| mine.leading().map(|leading| (mine, leading)));
+        let (Some((replica, leading)), Some(gathered)) = (led, self.gathered.get(&partition)) else {
+            return false;
+        };
+        if gathered.hasty || gathered.bytes >= GATHER_BYTES_MAX || leading.isr.len() < 2 {
+            return false;
+        }
+        let under_way = |id| self.links.get(id).is_some_and(|link| link.carries(partition));
+        replica.log.synced_end < replica.log.end || leading.isr.iter().any(under_way)
     }
 
     fn place(&mut self, partition: TopicPartition, group: Vec<Append>, now_ms: i64) {

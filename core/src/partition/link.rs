@@ -66,6 +66,12 @@ impl Link {
         }
     }
 
+    /// Returns whether batches of a partition are under way and not answered for.
+    pub(super) fn carries(&self, partition: TopicPartition) -> bool {
+        let items = self.outstanding.iter().flat_map(|outstanding| &outstanding.items);
+        items.filter(|sent| sent.partition == partition).any(|sent| sent.end > sent.from)
+    }
+
     fn pop(&mut self) -> Option<TopicPartition> {
         let first = self.queue.pop_front()?;
         self.queued.remove(&first);

@@ -6,7 +6,7 @@ use super::clients::ticket_of;
 use super::network::{Body, Packet, kind, role_name};
 use super::world::{Happening, World};
 use pubsub_core::control::{self, Event, Hard, Outcome, Refusal, Ticket, Weakening};
-use pubsub_core::ids::{BrokerId, TopicPartition};
+use pubsub_core::ids::{BrokerId, StorageId, TopicPartition};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::{self, ReplicaView, RequestId};
 use pubsub_core::record::Batch;
@@ -14,8 +14,6 @@ use pubsub_core::wire::internal::{Message, ReplicateReply, ReplicateRequest};
 
 /// After how long a leader gives up on the answer to a push, ms.
 const PUSH_TIMEOUT_MS: u64 = 1_000;
-/// How long a lost copy may still be counted by a leader that was stopped or has a slow disk, ms.
-const LOSS_COUNTS_MS: u64 = 6_000;
 /// Wall clock at the start of a run, ms since 1970.
 const WALL_START_MS: i64 = 1_790_000_000_000;
 
@@ -267,7 +265,7 @@ impl World {
         });
         self.clients.committed(&extended)?;
         self.check_in_sync(Some(partition))?;
-        self.check_copies(partition, &extended.batches)?;
+        self.check_copies(id, partition, &extended.batches)?;
         let Some((newest, process)) = self.logs.newest_leader(partition) else { return Ok(()) };
         let newest = &self.nodes[&newest];
         if !newest.runs(process) {
@@ -277,8 +275,9 @@ impl World {
         self.logs.leader_has(partition, &extended.batches, log)
     }
 
-    /// Checks that what is committed is on enough disks (R1). A copy that was lost a moment ago may have counted.
-    fn check_copies(&self, partition: TopicPartition, batches: &[Batch]) -> Checked {
+    /// Checks that what a leader committed is on enough disks (R1). A copy counts until the leader's image tells of its loss:
+    /// that is one of the losses that `min_isr` is for.
+    fn check_copies(&self, leader: BrokerId, partition: TopicPartition, batches: &[Batch]) -> Checked {
         let (Some(entry), Some(last)) = (self.entry(partition), batches.last()) else { return Ok(()) };
         let floor = self.min_isr(partition).min(u32::try_from(entry.replicas.len()).expect("few replicas"));
         let holds = |node: &&super::node::Node| {
@@ -286,8 +285,13 @@ impl World {
             log.is_some_and(|log| log.range(last.base_offset(), last.end_offset()) == [last.clone()])
         };
         let copies = self.nodes.values().filter(holds).count();
-        let recent = self.last_loss.is_some_and(|at| self.now < at + LOSS_COUNTS_MS);
-        let floor = usize::try_from(floor).expect("few replicas").saturating_sub(usize::from(recent));
+        let image = self.nodes[&leader].process.as_ref().and_then(|process| process.control.image());
+        let believed = |(broker, storage): &&(BrokerId, StorageId)| {
+            let entry = image.as_ref().and_then(|image| image.brokers.get(broker));
+            entry.is_some_and(|entry| entry.storage_id == *storage)
+        };
+        let gone = self.gone_volumes.iter().filter(believed).count();
+        let floor = usize::try_from(floor).expect("few replicas").saturating_sub(gone);
         ensure(copies >= floor, Invariant::R1, || {
             format!("{last:?} of {partition} is committed with {copies} copies")
         })

@@ -111,7 +111,8 @@ pub struct World {
     pub(crate) serial: u64,
     pub(crate) pushes: u64,
     pub(crate) volumes_lost: u32,
-    pub(crate) last_loss: Option<u64>,
+    /// Volumes that are gone, with their brokers.
+    pub(crate) gone_volumes: Vec<(BrokerId, StorageId)>,
     heap: BinaryHeap<Due>,
     sequence: u64,
 }
@@ -135,7 +136,7 @@ impl World {
             serial: 0,
             pushes: 0,
             volumes_lost: 0,
-            last_loss: None,
+            gone_volumes: Vec::new(),
             heap: BinaryHeap::new(),
             sequence: 0,
             setup,
@@ -246,9 +247,9 @@ impl World {
         let storage = StorageId(self.rng.uuid());
         let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
         self.logs.volume_lost(id, &node.disk, self.metadata.newest().map(AsRef::as_ref));
-        node.disk = Disk::new(id, storage);
+        let gone = std::mem::replace(&mut node.disk, Disk::new(id, storage));
+        self.gone_volumes.push((id, gone.hard.storage_id));
         self.volumes_lost += 1;
-        self.last_loss = Some(self.now);
         self.note(id, "volume-lost", 0, String::new);
     }
 

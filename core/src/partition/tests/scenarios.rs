@@ -404,6 +404,45 @@ fn publishers_that_share_a_flush_share_a_batch_and_learn_their_own_offsets() {
 }
 
 #[test]
+fn publishers_wait_for_the_answer_to_the_last_batch_and_then_go_as_one() {
+    let mut world = settled();
+    world.publish(1, records(1, "first"), Acks::All);
+    let waiting =
+        [world.publish(1, records(2, "a"), Acks::All), world.publish(1, records(1, "b"), Acks::All)];
+    assert_eq!(world.nodes[&1].unsynced.len(), 1, "only the first one is written");
+    assert_eq!(world.view(1).log_end, 1);
+    world.settle();
+    let offsets = waiting.map(|ticket| world.nodes[&1].acked[&ticket].as_ref().unwrap().base_offset);
+    assert_eq!(offsets, [1, 3]);
+    let ends: Vec<_> = world.nodes[&2].disk[&part(0)].batches.iter().map(Batch::end_offset).collect();
+    assert_eq!(ends, [1, 4], "the two that waited became one batch");
+}
+
+#[test]
+fn publishers_that_do_not_wait_for_followers_are_not_held_up_by_one_that_is_silent() {
+    let mut world = settled();
+    world.cut.insert((1, 3));
+    world.publish(1, records(1, "first"), Acks::All);
+    let held = world.publish(1, records(1, "held"), Acks::All);
+    assert_eq!(world.view(1).log_end, 1);
+    let hasty = world.publish(1, records(1, "hasty"), Acks::Leader);
+    (0..4).for_each(|_| world.sync(1));
+    assert_eq!(world.nodes[&1].acked[&hasty].as_ref().unwrap().base_offset, 2);
+    assert!(!world.nodes[&1].acked.contains_key(&held));
+}
+
+#[test]
+fn records_that_still_wait_when_leadership_ends_were_definitely_not_written() {
+    let mut world = settled();
+    let written = world.publish(1, records(1, "first"), Acks::All);
+    let waiting = world.publish(1, records(1, "waiting"), Acks::All);
+    world.elect(2);
+    world.learn(1);
+    assert_eq!(world.nodes[&1].acked[&written], Err(AppendError::Unknown));
+    assert!(matches!(world.nodes[&1].acked[&waiting], Err(AppendError::NotLeader { .. })));
+}
+
+#[test]
 fn followers_get_records_before_the_leader_has_synced_them() {
     let mut world = settled();
     let ticket = Ticket(99);
