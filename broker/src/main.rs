@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Several threads make and free what a request needs; the system's allocator would have them wait for each other.
+/// The allocator of musl lets one thread in at a time.
+#[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
