@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run setup test lint fmt docs unit sim process bench clean
+.PHONY: help run setup test lint fmt docs unit sim process chaos bench clean
 
 # Shared by all checkouts of a machine, so that a fresh clone builds fast.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/pubsub/target
@@ -22,6 +22,11 @@ endif
 ifdef SCENARIO
 export SIM_SCENARIO := $(SCENARIO)
 endif
+
+# `make chaos DURATION=20m SEED=1 SCHEDULE=kill-leader,disk-full-leader`; docs/operations.md lists the schedules.
+DURATION ?= 20m
+TIMES ?= 50
+REPORT ?= docs/reports
 
 # Named by what they need: the simulator's begin with `sim`; all but a few of the others start processes.
 TEST_FILES = $(basename $(notdir $(wildcard tests/tests/*.rs)))
@@ -59,6 +64,10 @@ sim: ## Run the simulator (SEEDS=n, or SEED=n SCENARIO=name)
 process: ## Run the tests that start real processes
 	cargo build --workspace --bins
 	cargo test -p pubsub-tests $(addprefix --test ,$(PROCESS_TESTS))
+
+chaos: ## Break clusters of real processes by schedule and check them (DURATION, SEED, SCHEDULE)
+	cargo build --workspace --bins
+	cargo run -p pubsub-tests --bin pubsub-chaos -- --duration $(DURATION) --seed $(or $(SEED),1) --schedule "$(SCHEDULE)" --times $(TIMES) --report "$(REPORT)"
 
 bench: setup ## Measure publish and read rates of a cluster of its own, release build
 	@scripts/bench.sh

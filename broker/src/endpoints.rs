@@ -1,4 +1,5 @@
-//! Where every broker can be reached, merged from all who know: image, discovery, configuration, gossip.
+//! Where every broker can be reached, merged from all who know: image, discovery, configuration, gossip, and before any of
+//! them says something, the image that this volume accepted last.
 //!
 //! The image wins, except over a newer start of the very same volume that discovery has seen (its new addresses can't be
 //! in an image before it is registered). Nothing is ever forgotten because a source lacks it (D1).
@@ -23,6 +24,8 @@ struct Sources {
     discovered: BTreeMap<BrokerId, DiscoveryEndpoint>,
     configured: BTreeMap<BrokerId, Endpoint>,
     gossiped: BTreeMap<BrokerId, Endpoint>,
+    /// From before this process was started: brokers that all restart without discovery know each other by it alone.
+    remembered: BTreeMap<BrokerId, Endpoint>,
 }
 
 impl Endpoints {
@@ -37,6 +40,15 @@ impl Endpoints {
             (*id, (entry.storage_id, entry.boot, endpoint))
         });
         self.write().image = entries.collect();
+    }
+
+    /// Takes addresses from an image that was accepted before this process was started, whether it is committed or not.
+    pub(crate) fn remember(&self, image: &Image) {
+        let entries = image.brokers.iter().map(|(id, entry)| {
+            let endpoint = Endpoint { api_base: entry.api_base.clone(), peer_base: entry.peer_base.clone() };
+            (*id, endpoint)
+        });
+        self.write().remembered = entries.collect();
     }
 
     /// Merges what discovery knows; of two entries of one volume the one of the later start stays. Takes no more and no
@@ -79,6 +91,7 @@ impl Endpoints {
         let sources = self.read();
         let mut ids: Vec<BrokerId> = sources.image.keys().chain(sources.discovered.keys()).copied().collect();
         ids.extend(sources.configured.keys().chain(sources.gossiped.keys()));
+        ids.extend(sources.remembered.keys());
         ids.into_iter().filter_map(|id| Some((id, sources.best(id)?))).collect()
     }
 
@@ -106,7 +119,10 @@ impl Sources {
             }
             (Some((_, _, endpoint)), _) => Some(endpoint.clone()),
             (None, Some(entry)) => Some(of(entry)),
-            (None, None) => self.configured.get(&id).or_else(|| self.gossiped.get(&id)).cloned(),
+            (None, None) => {
+                let told = self.configured.get(&id).or_else(|| self.gossiped.get(&id));
+                told.or_else(|| self.remembered.get(&id)).cloned()
+            }
         }
     }
 }
@@ -135,6 +151,22 @@ mod tests {
         endpoints.learn_discovery(&[seen(1, 80)]);
         endpoints.learn_discovery(&[]);
         assert_eq!(endpoints.all().len(), 1);
+    }
+
+    #[test]
+    fn an_address_that_is_remembered_serves_until_anybody_knows_better() {
+        let endpoints = Endpoints::default();
+        let at = |port: u16| Endpoint {
+            api_base: format!("http://h:{port}"),
+            peer_base: format!("http://p:{port}"),
+        };
+        endpoints.write().remembered.insert(BrokerId(1), at(70));
+        assert_eq!(endpoints.get(BrokerId(1)), Some(at(70)));
+        assert_eq!(endpoints.all().len(), 1);
+        endpoints.learn_gossip(BTreeMap::from([(BrokerId(1), (at(71).api_base, at(71).peer_base))]));
+        assert_eq!(endpoints.get(BrokerId(1)), Some(at(71)));
+        endpoints.learn_discovery(&[seen(1, 80)]);
+        assert_eq!(endpoints.get(BrokerId(1)).map(|at| at.api_base), Some("http://h:80".to_owned()));
     }
 
     #[test]

@@ -31,16 +31,30 @@ use replicas::{ReplicasHandle, ReplicasParts, ReplicasTask};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use store::{MetaStore, Store};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// Makes this process's wall clock wrong by so many ms, to test what a wrong clock does. Not for use; it is warned of.
+const WALL_OFFSET_VARIABLE: &str = "PUBSUB_TEST_WALL_OFFSET_MS";
+
+static WALL_OFFSET_MS: LazyLock<i64> = LazyLock::new(|| {
+    let offset = std::env::var(WALL_OFFSET_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    if offset != 0 {
+        tracing::warn!(
+            offset_ms = offset,
+            "{WALL_OFFSET_VARIABLE} makes the clock wrong: records get wrong timestamps"
+        );
+    }
+    offset
+});
+
 /// Milliseconds since 1970 by the wall clock: for records' timestamps only.
 pub(crate) fn wall_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX).saturating_add(*WALL_OFFSET_MS)
 }
 
 /// Runs the program: parses arguments, serves until told to stop, and hands over before it ends. Blocks.
@@ -245,6 +259,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     }
     let opened = store::open(config.store_config()).context("open the volume")?;
     let shared = Shared::new(&config);
+    if let Some(image) = &opened.hard.accepted {
+        shared.endpoints.remember(image);
+    }
     let announcement = listeners.announcement(&opened.hard, shared.run_id);
     let (control_task, control) = shared.control(&config, &listeners, opened.meta, opened.hard).await?;
     let (replicas_task, replicas) = shared.replicas(&control, &opened.store, opened.replicas);

@@ -1,25 +1,26 @@
 //! A cluster of real processes on loopback, with the means to break it.
 
 pub mod await_condition;
+pub mod life;
 pub mod ports;
 pub mod process;
 pub mod shared;
 pub mod topic;
+pub mod volume;
 
 use crate::http::Http;
 use crate::proxy::Proxies;
 use anyhow::{Context, bail};
-use await_condition::{eventually, scaled};
+use await_condition::eventually;
 use process::{Process, Watchdog, binary, log_tail};
-use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
+use volume::Volume;
 
 /// The secret that all processes of a test cluster share.
 pub const SECRET: &str = "loopback-cluster-secret-for-tests-only";
@@ -40,6 +41,8 @@ pub struct Settings {
     pub static_peers: bool,
     /// Whether links between brokers lead through proxies.
     pub proxies: bool,
+    /// Size of each broker's volume, if it is to be a file system of its own.
+    pub volume_mib: Option<u64>,
     /// Environment of every broker, besides what the harness sets itself.
     pub environment: Vec<(String, String)>,
 }
@@ -53,6 +56,7 @@ impl Default for Settings {
             discovery: true,
             static_peers: false,
             proxies: false,
+            volume_mib: None,
             environment: Vec::new(),
         }
     }
@@ -88,6 +92,7 @@ pub struct Place {
 struct Broker {
     place: Place,
     process: Option<Process>,
+    volume: Option<Volume>,
     environment: Vec<(String, String)>,
     log_from: u64,
 }
@@ -152,7 +157,9 @@ impl Cluster {
         let data = self.dir.path().join(format!("data{id}"));
         let log = self.dir.path().join(format!("broker{id}.log"));
         let place = Place { id, http, peer, api_base, peer_base, data, log };
-        let broker = Broker { place, process: None, environment: Vec::new(), log_from: 0 };
+        let mounted = self.settings.volume_mib.map(|mib| Volume::mount(&place.data, mib));
+        let volume = mounted.transpose().expect("a volume can be mounted, as was tried before");
+        let broker = Broker { place, process: None, volume, environment: Vec::new(), log_from: 0 };
         self.lock().insert(id, broker);
     }
 
@@ -224,6 +231,11 @@ impl Cluster {
             Process::start("discovery", &binary("pubsub-discovery"), &variables, &log, &self.watchdog);
         *self.discovery.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(process.expect("discovery starts"));
+    }
+
+    /// Returns whether the discovery service was started and not killed.
+    pub fn discovery_runs(&self) -> bool {
+        self.discovery.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Kills the discovery service.
@@ -301,61 +313,14 @@ impl Cluster {
         self.start_broker(id);
     }
 
+    /// Returns the process id of a broker that runs.
+    pub fn pid(&self, id: u32) -> Option<u32> {
+        self.lock().get(&id).and_then(|broker| broker.process.as_ref()).map(Process::pid)
+    }
+
     /// Returns whether a broker's process runs.
     pub fn is_running(&self, id: u32) -> bool {
         self.lock().get(&id).is_some_and(|broker| broker.process.is_some())
-    }
-
-    fn take(&self, id: u32) -> Process {
-        let process = self.lock().get_mut(&id).and_then(|broker| broker.process.take());
-        process.unwrap_or_else(|| panic!("broker {id} does not run"))
-    }
-
-    /// Kills a broker without warning (SIGKILL).
-    pub fn kill9(&self, id: u32) {
-        self.take(id).kill();
-    }
-
-    /// Asks a broker to stop (SIGTERM) and waits until it has.
-    ///
-    /// # Errors
-    /// When it doesn't within ten seconds.
-    pub async fn sigterm(&self, id: u32) -> anyhow::Result<ExitStatus> {
-        let mut process = self.take(id);
-        process.signal(Signal::TERM)?;
-        process.wait_ended(scaled(Duration::from_secs(10))).await
-    }
-
-    /// Freezes a broker (SIGSTOP).
-    pub fn sigstop(&self, id: u32) {
-        self.signal(id, Signal::STOP);
-    }
-
-    /// Lets a frozen broker go on (SIGCONT).
-    pub fn sigcont(&self, id: u32) {
-        self.signal(id, Signal::CONT);
-    }
-
-    fn signal(&self, id: u32, signal: Signal) {
-        let brokers = self.lock();
-        let process = brokers.get(&id).and_then(|broker| broker.process.as_ref());
-        process.expect("the broker runs").signal(signal).expect("a running process takes signals");
-    }
-
-    /// Waits until a broker's process has ended by itself, and forgets it.
-    ///
-    /// # Errors
-    /// When it still runs at the deadline.
-    pub async fn wait_ended(&self, id: u32) -> anyhow::Result<ExitStatus> {
-        self.take(id).wait_ended(scaled(Duration::from_secs(15))).await
-    }
-
-    /// Kills a broker if it runs, and starts it again.
-    pub fn restart(&self, id: u32) {
-        if self.is_running(id) {
-            self.kill9(id);
-        }
-        self.start_broker(id);
     }
 
     /// Deletes the data of a broker that does not run.
@@ -374,6 +339,11 @@ impl Cluster {
             (brokers[&id].place.log.clone(), brokers[&id].log_from)
         };
         log_tail(&log, from, 2_000)
+    }
+
+    /// Returns everything that a broker has logged since the cluster was started.
+    pub fn whole_log(&self, id: u32) -> String {
+        log_tail(&self.place(id).log, 0, usize::MAX)
     }
 
     /// Makes [`Cluster::log`] and the report of a failure start here.
@@ -412,15 +382,6 @@ impl Cluster {
             if answer.status == 200 { Ok(()) } else { bail!("{answer}") }
         })
         .await;
-    }
-
-    fn check_alive(&self, id: u32) -> anyhow::Result<()> {
-        let mut brokers = self.lock();
-        let process = brokers.get_mut(&id).and_then(|broker| broker.process.as_mut());
-        match process.context("its process was stopped")?.ended()? {
-            None => Ok(()),
-            Some(status) => bail!("its process ended with {status}"),
-        }
     }
 
     /// Returns the controller and its epoch, once all running brokers agree on it.

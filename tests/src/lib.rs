@@ -1,7 +1,9 @@
 //! The harness of the tests that span crates.
 
+pub mod chaos;
 pub mod cluster;
 pub mod history;
 pub mod http;
 pub mod proxy;
 pub mod sim;
+pub mod workload;

@@ -9,8 +9,8 @@ use pubsub_tests::cluster::process::{Process, log_tail};
 use pubsub_tests::cluster::shared::{Shared, alone};
 use pubsub_tests::cluster::topic::{Topic, records_of, unique};
 use pubsub_tests::cluster::{Cluster, Place, Settings, ids_of, ports};
-use pubsub_tests::history::{ControllerWatch, Load};
 use pubsub_tests::http::{Content, Http};
+use pubsub_tests::workload::load::Load;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -262,9 +262,7 @@ async fn a_leader_that_is_asked_to_stop_hands_over_and_no_record_is_lost() {
     let cluster = CLUSTER.exclusive().await;
     let topic = Topic::create(&cluster, 1, "handed-over", "rf=3").await;
     let leader = topic.leader().await;
-    let brokers = cluster.ids().into_iter().map(|id| (id, cluster.url(id))).collect();
-    let watch = ControllerWatch::start(brokers);
-    let load = Load::start(&cluster.urls(), &topic, 4, 1);
+    let load = Load::start(&cluster, &topic, 4, 1);
     load.progress(100).await;
     let start = Instant::now();
     let status = cluster.sigterm(leader).await.unwrap();
@@ -277,7 +275,24 @@ async fn a_leader_that_is_asked_to_stop_hands_over_and_no_record_is_lost() {
     cluster.start_broker(leader);
     cluster.wait_broker_ready(leader).await;
     history.check(&topic.equal_log(&cluster.ids()).await);
-    watch.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_all_restart_without_discovery_know_each_other_by_what_they_remember() {
+    let _alone = alone().await;
+    let cluster = Arc::new(Cluster::ready(Settings::default()).await);
+    let topic = Topic::create(&cluster, 1, "remembered", "rf=3").await;
+    topic.publish(1, "before").await;
+    cluster.kill_discovery();
+    for id in cluster.ids() {
+        cluster.kill9(id);
+    }
+    for id in cluster.ids() {
+        cluster.start_broker(id);
+    }
+    cluster.wait_ready().await;
+    topic.publish(1, "after").await;
+    assert_eq!(topic.equal_log(&cluster.ids()).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,10 @@ use pubsub_tests::cluster::await_condition::{eventually, fault_lasts, scaled};
 use pubsub_tests::cluster::shared::{Shared, alone};
 use pubsub_tests::cluster::topic::{Topic, unique};
 use pubsub_tests::cluster::{Cluster, Settings, ids_of};
-use pubsub_tests::history::{ControllerWatch, Load, Outcome, publish_once};
+use pubsub_tests::history::Outcome;
 use pubsub_tests::http::{Content, Http};
+use pubsub_tests::workload::load::Load;
+use pubsub_tests::workload::publisher::publish_once;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,10 +21,6 @@ static CLUSTER: Shared = Shared::new(Settings::with_proxies);
 /// Longest time without any acknowledgement that a fault may cause, at a timeout scale of 1; the aim is 2 s.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
-fn watch(cluster: &Cluster) -> ControllerWatch {
-    ControllerWatch::start(cluster.ids().into_iter().map(|id| (id, cluster.url(id))).collect())
-}
-
 fn assert_pause(fault: &str, pause: Duration) {
     assert!(pause < scaled(PAUSE_MAX), "{fault}: nothing was acknowledged for {pause:?}");
 }
@@ -31,9 +29,8 @@ fn assert_pause(fault: &str, pause: Duration) {
 async fn kill_under_load(cluster: &Arc<Cluster>, fault: &str, victim: impl AsyncFnOnce(&Topic) -> u32) {
     let topic = Topic::create(cluster, 1, "killed", "rf=3").await;
     topic.wait_isr(1, &cluster.ids()).await;
-    let watch = watch(cluster);
     let victim = victim(&topic).await;
-    let load = Load::start(&cluster.urls(), &topic, 8, 2);
+    let load = Load::start(cluster, &topic, 8, 2);
     load.progress(200).await;
     cluster.kill9(victim);
     load.progress(200).await;
@@ -44,7 +41,6 @@ async fn kill_under_load(cluster: &Arc<Cluster>, fault: &str, victim: impl Async
     history.report(fault);
     history.check(&topic.equal_log(&cluster.ids()).await);
     assert_pause(fault, history.longest_pause());
-    watch.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,8 +74,7 @@ async fn nothing_acknowledged_is_lost_when_all_brokers_are_killed_at_once() {
     let _alone = alone().await;
     let cluster = CLUSTER.exclusive().await;
     let topic = Topic::create(&cluster, 1, "all-killed", "rf=3").await;
-    let watch = watch(&cluster);
-    let load = Load::start(&cluster.urls(), &topic, 8, 2);
+    let load = Load::start(&cluster, &topic, 8, 2);
     load.progress(300).await;
     for id in cluster.ids() {
         cluster.kill9(id);
@@ -92,7 +87,6 @@ async fn nothing_acknowledged_is_lost_when_all_brokers_are_killed_at_once() {
     history.report("kill -9 of all");
     cluster.wait_ready().await;
     history.check(&topic.equal_log(&cluster.ids()).await);
-    watch.stop().await;
 }
 
 /// Creates topics through the given brokers until one is acknowledged, and returns all names that were.
@@ -141,10 +135,9 @@ async fn a_frozen_controller_is_replaced_and_commands_nobody_when_it_wakes_up() 
     let cluster = CLUSTER.exclusive().await;
     let topic = Topic::create(&cluster, 1, "frozen", "rf=3").await;
     let mut names = BTreeSet::from([topic.name.clone()]);
-    let watch = watch(&cluster);
     let (controller, epoch) = cluster.controller().await;
     let rest = cluster.others(controller);
-    let load = Load::start(&cluster.urls(), &topic, 4, 2);
+    let load = Load::start(&cluster, &topic, 4, 2);
     load.progress(100).await;
     cluster.sigstop(controller);
     let frozen = Instant::now();
@@ -161,17 +154,14 @@ async fn a_frozen_controller_is_replaced_and_commands_nobody_when_it_wakes_up() 
     history.report("SIGSTOP of the controller for 5 s");
     history.check(&topic.equal_log(&cluster.ids()).await);
     wait_listed_everywhere(&cluster, &names).await;
-    let controllers = watch.stop().await;
-    eprintln!("controllers by epoch: {controllers:?}");
 }
 
 /// Cuts links for 5 s under load; topics are created through the brokers of the majority meanwhile, and tried on `cut`.
 async fn cut_under_load(fault: &str, cluster: &Arc<Cluster>, cut: u32, make: impl FnOnce(&Cluster)) {
     let topic = Topic::create(cluster, 1, "cut", "rf=3").await;
     let mut names = BTreeSet::from([topic.name.clone()]);
-    let watch = watch(cluster);
     let rest = cluster.others(cut);
-    let load = Load::start(&cluster.urls(), &topic, 6, 2);
+    let load = Load::start(cluster, &topic, 6, 2);
     load.progress(100).await;
     make(cluster);
     let start = Instant::now();
@@ -194,8 +184,6 @@ async fn cut_under_load(fault: &str, cluster: &Arc<Cluster>, cut: u32, make: imp
     history.report(fault);
     history.check(&topic.equal_log(&cluster.ids()).await);
     wait_listed_everywhere(cluster, &names).await;
-    let controllers = watch.stop().await;
-    eprintln!("{fault}: controllers by epoch: {controllers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,7 +225,7 @@ async fn seed_bug_01_a_follower_that_was_away_holds_every_record_before_it_may_l
     topic.wait_isr(1, &cluster.ids()).await;
     let leader = topic.leader().await;
     let follower = cluster.others(leader)[0];
-    let load = Load::start(&cluster.urls(), &topic, 4, 1);
+    let load = Load::start(&cluster, &topic, 4, 1);
     load.progress(100).await;
     cluster.kill9(follower);
     load.progress(200).await;
@@ -270,7 +258,7 @@ async fn seed_bug_02_a_replica_added_under_load_joins_the_isr_only_when_it_holds
         first["replicas"].as_array().unwrap().iter().map(|replica| replica["broker_id"].clone()),
     ));
     let added = cluster.ids().into_iter().find(|id| !two.contains(id)).unwrap();
-    let load = Load::start(&cluster.urls(), &topic, 4, 1);
+    let load = Load::start(&cluster, &topic, 4, 1);
     load.progress(300).await;
     let base = format!("{}/admin/topics/{}", cluster.url(added), topic.name);
     let url = format!("{base}/replicas?broker_id_to_add={added}");
@@ -303,7 +291,7 @@ async fn seed_bug_03_a_leader_cut_off_from_the_others_acknowledges_nothing_that_
     let leader = cluster.others(controller)[0];
     let topic = Topic::create(&cluster, 1, "zombie", &format!("rf=3&owner_id={leader}")).await;
     assert_eq!(topic.leader().await, leader, "owner_id names the first leader");
-    let load = Load::start(&cluster.urls(), &topic, 4, 2);
+    let load = Load::start(&cluster, &topic, 4, 2);
     load.progress(100).await;
     cluster.proxies().isolate(leader, cluster.ids());
     let rest = cluster.others(leader);

@@ -300,7 +300,7 @@ fn every_setting_of_the_programs_is_documented() {
     let readme = read("README.md");
     let mut complaints = Vec::new();
     for path in files(".rs").into_iter().filter(|path| path != "tests/tests/tidy.rs") {
-        for name in read(&path).split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        for name in read(&path).split(" env = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
             if !words_in_code(&readme).contains(name) {
                 complaints.push(format!("{path}: {name}"));
             }

@@ -192,7 +192,7 @@ pub(crate) async fn brokers(State(app): State<App>) -> ApiResult<Json<BrokerList
         broker_id: *id,
         api_base: entry.api_base.clone(),
         state: entry.state,
-        voter: image.voters.contains_key(id),
+        voter: image.voters.get(id) == Some(&entry.storage_id),
         controller: controller == Some(*id),
         zone: entry.zone.clone(),
         leads: leads.get(id).copied().unwrap_or_default(),

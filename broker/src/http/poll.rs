@@ -310,8 +310,9 @@ impl App {
     /// Asks a coordinator; while there is none, again until `until`.
     ///
     /// # Errors
-    /// What the coordinator says.
+    /// What the coordinator says; a refusal that follows a try of unknown outcome says that it is ambiguous.
     pub(crate) async fn group(&self, request: GroupRequest, until: Instant) -> ApiResult<GroupReply> {
+        let mut perhaps_done = false;
         loop {
             let asked = tokio::time::timeout_at(until, self.broker.group(request.clone())).await;
             let error = match asked {
@@ -322,6 +323,7 @@ impl App {
                 }
                 Err(_) => GroupError::Unknown,
             };
+            perhaps_done |= error == GroupError::Unknown;
             // A commit that may have been kept can be made again: it sets the same position.
             let again = matches!(
                 (&error, &request),
@@ -329,11 +331,17 @@ impl App {
             );
             let pause = Duration::from_millis(100);
             if !again || Instant::now() + pause >= until {
-                return Err(group_error(&error));
+                return Err(told(&error, perhaps_done));
             }
             tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// Returns what a caller is told of the last try, if one of them may have been done: that one does not unmake another.
+fn told(error: &GroupError, perhaps_done: bool) -> ApiError {
+    let told = group_error(error);
+    if perhaps_done { told.ambiguous(true) } else { told }
 }
 
 /// Whether a request changes what is stored, so that no answer means "perhaps".
@@ -420,6 +428,15 @@ fn write_standing(out: &mut Vec<u8>, (next_offset, committed, high_watermark): (
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_commit_refused_by_the_next_coordinator_may_have_been_kept_by_the_one_before() {
+        for error in [GroupError::Fenced, GroupError::Unavailable, GroupError::Unknown] {
+            assert_eq!(told(&error, true).0.ambiguous, Some(true), "{error}");
+        }
+        assert_eq!(told(&GroupError::Fenced, false).0.ambiguous, None);
+        assert_eq!(told(&GroupError::Unavailable, false).0.ambiguous, Some(false));
+    }
     use pubsub_core::ids::LeaderEpoch;
     use pubsub_core::record::{BatchBuilder, ValueKind};
 

@@ -36,17 +36,34 @@ where
 async fn wait<T>(
     what: String,
     deadline: Duration,
-    mut look: impl AsyncFnMut() -> anyhow::Result<T>,
+    look: impl AsyncFnMut() -> anyhow::Result<T>,
     caller: &std::panic::Location<'static>,
 ) -> T {
+    match within(&what, deadline, look).await {
+        Ok(found) => found,
+        Err(error) => panic!("{caller}: {error:#}"),
+    }
+}
+
+/// Looks until `look` succeeds and returns what it gave. The deadline is taken as it is.
+///
+/// # Errors
+/// With the last reason, when it still fails at the deadline.
+pub async fn within<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let start = Instant::now();
     loop {
         let reason = match tokio::time::timeout(deadline, look()).await {
-            Ok(Ok(found)) => return found,
+            Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => "the look itself took too long".to_owned(),
         };
-        assert!(start.elapsed() < deadline, "{caller}: not within {deadline:?}: {what}; last: {reason}");
+        if start.elapsed() >= deadline {
+            anyhow::bail!("not within {deadline:?}: {what}; last: {reason}");
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

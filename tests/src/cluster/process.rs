@@ -5,6 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -16,9 +17,11 @@ use std::time::{Duration, Instant};
 /// When it can't be built.
 pub fn binary(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
-    let test = std::env::current_exe().expect("a running test has a path");
-    let profile =
-        test.parent().and_then(Path::parent).expect("tests lie in target/profile/deps").to_path_buf();
+    let program = std::env::current_exe().expect("a running program has a path");
+    let directory = program.parent().expect("a program lies in a directory");
+    // Tests lie in target/profile/deps, programs in target/profile.
+    let above = directory.parent().filter(|_| directory.ends_with("deps"));
+    let profile = above.unwrap_or(directory).to_path_buf();
     let path = profile.join(name);
     if !path.exists() {
         BUILD.call_once(|| build(profile.parent().expect("the profile lies in the target directory")));
@@ -51,8 +54,12 @@ pub struct Watchdog {
     shell: Mutex<Option<(Child, ChildStdin)>>,
 }
 
-const WATCH: &str =
-    r#"cat >/dev/null; while read -r pid; do kill -9 "$pid" 2>/dev/null; done <"$1"; rm -rf "$2""#;
+const WATCH: &str = r#"cat >/dev/null
+while read -r pid; do kill -9 "$pid" 2>/dev/null; done <"$1"
+for volume in "$2"/data*; do
+    if mountpoint -q "$volume" 2>/dev/null; then fsfreeze -u "$volume"; umount -l "$volume"; fi
+done 2>/dev/null
+rm -rf "$2""#;
 
 impl Watchdog {
     /// Starts watching over the processes of a cluster whose files are in `dir`; `dir` is removed in the end.
@@ -68,6 +75,8 @@ impl Watchdog {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // An interrupt at the terminal is for the harness alone, which then ends in order.
+            .process_group(0)
             .spawn()
             .context("start the watchdog")?;
         let stdin = shell.stdin.take().expect("stdin was piped");
@@ -126,6 +135,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("share the log")?)
             .stderr(output)
+            .process_group(0)
             .spawn()
             .with_context(|| format!("start {}", program.display()))?;
         watchdog.update(|pids| {

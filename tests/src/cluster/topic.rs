@@ -3,6 +3,7 @@
 use super::await_condition::eventually;
 use super::{Cluster, ids_of};
 use crate::http::{Answer, Content, Http};
+use crate::workload::reader::own_replica;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -208,15 +209,31 @@ impl Topic {
     /// # Errors
     /// When it can't be read now.
     pub async fn local(&self, id: u32, from: u64) -> anyhow::Result<(Vec<Stored>, u64)> {
+        self.local_partition(id, 0, from).await
+    }
+
+    /// The same of any partition.
+    ///
+    /// # Errors
+    /// When it can't be read now.
+    pub async fn local_partition(
+        &self,
+        id: u32,
+        partition: u32,
+        from: u64,
+    ) -> anyhow::Result<(Vec<Stored>, u64)> {
         let mut records: Vec<Stored> = Vec::new();
         let mut next = from;
         loop {
-            let query = format!("records?partition=0&from={next}&max_records=1000&local=true");
-            let answer = self.http.get(&self.url(id, &query)).await?;
+            let url = self.url(id, &format!("records?partition={partition}&from={next}&max_records=1000"));
+            let answer = self.http.send("GET", &url, own_replica()).await?;
             if answer.status != 200 {
                 bail!("{answer}");
             }
             let body = answer.json();
+            if body["replica_id"] != id {
+                bail!("broker {id} answered from the replica of broker {}", body["replica_id"]);
+            }
             let high_watermark = body["high_watermark"].as_u64().context("no high_watermark")?;
             let page = records_of(&body).with_context(|| format!("from {next} of broker {id}"))?;
             match page.first() {
