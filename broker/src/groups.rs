@@ -106,6 +106,11 @@ impl GroupsHandle {
     }
 
     async fn ask_here(&self, partition: u32, request: GroupRequest) -> Answer {
+        // What a coordinator says from memory is true only while nobody can have succeeded it, and it would not hear of a
+        // successor before a controller. The controller waits longer before it fences a silent broker.
+        if self.control.status.borrow().controller.is_none() {
+            return Err(GroupError::Unavailable);
+        }
         let lost = unanswered(&request);
         let (reply, answer) = oneshot::channel();
         let item = ToGroups::Request { partition, request, reply };
