@@ -5,7 +5,7 @@
 //! in an image before it is registered). Nothing is ever forgotten because a source lacks it (D1).
 
 use crate::handle::Endpoint;
-use pubsub_core::control::image::Image;
+use pubsub_core::control::image::{BrokerEntry, Image};
 use pubsub_core::ids::{BrokerId, StorageId};
 use pubsub_core::limits::{DISCOVERY_ADDRESS_BYTES_MAX, DISCOVERY_BROKERS_MAX};
 use pubsub_core::wire::discovery::DiscoveryEndpoint;
@@ -35,19 +35,15 @@ impl Endpoints {
     }
 
     pub(crate) fn learn_image(&self, image: &Image) {
-        let entries = image.brokers.iter().map(|(id, entry)| {
-            let endpoint = Endpoint { api_base: entry.api_base.clone(), peer_base: entry.peer_base.clone() };
-            (*id, (entry.storage_id, entry.boot, endpoint))
-        });
-        self.write().image = entries.collect();
+        let entry = |(id, entry): (&BrokerId, &BrokerEntry)| {
+            (*id, (entry.storage_id, entry.boot, registered_at(entry)))
+        };
+        self.write().image = image.brokers.iter().map(entry).collect();
     }
 
     /// Takes addresses from an image that was accepted before this process was started, whether it is committed or not.
     pub(crate) fn remember(&self, image: &Image) {
-        let entries = image.brokers.iter().map(|(id, entry)| {
-            let endpoint = Endpoint { api_base: entry.api_base.clone(), peer_base: entry.peer_base.clone() };
-            (*id, endpoint)
-        });
+        let entries = image.brokers.iter().map(|(id, entry)| (*id, registered_at(entry)));
         self.write().remembered = entries.collect();
     }
 
@@ -125,6 +121,11 @@ impl Sources {
             }
         }
     }
+}
+
+/// Returns where a broker is by its registration.
+fn registered_at(entry: &BrokerEntry) -> Endpoint {
+    Endpoint { api_base: entry.api_base.clone(), peer_base: entry.peer_base.clone() }
 }
 
 #[cfg(test)]

@@ -427,14 +427,26 @@ impl Replicas {
         self.steady += passed.min(self.ms(STALL_MS));
         self.now += passed;
         match input {
-            Input::Image(image) => self.obey(image),
+            Input::Image(image) => {
+                self.obey(image);
+                self.place_flushed();
+            }
             Input::Append { ticket, partition, batch, acks, expected_offset } => {
                 self.gather((ticket, batch, acks), partition, expected_offset);
             }
-            Input::Flush { now_ms } => self.flush(now_ms),
-            Input::Written { id } => self.written(id),
+            Input::Flush { now_ms } => {
+                self.flush(now_ms);
+                self.place_flushed();
+            }
+            Input::Written { id } => {
+                self.written(id);
+                self.place_flushed();
+            }
             Input::Request { id, from, request } => self.receive(id, from, &request),
-            Input::Reply { from, reply } => self.replied(from, reply),
+            Input::Reply { from, reply } => {
+                self.replied(from, reply);
+                self.place_flushed();
+            }
             Input::Loaded { to, partition, from, batches } => self.loaded(to, partition, from, batches),
             Input::Storage { healthy } => self.storage_healthy = healthy,
             Input::Tick => self.fire_timers(),
@@ -467,10 +479,8 @@ impl Replicas {
 
     /// Draws the consequences of a step, each partition and link once.
     fn finish(&mut self) -> Vec<Action> {
-        self.settle_touched();
-        if !self.flushed.is_empty() {
-            self.place_flushed();
-            self.settle_touched();
+        while let Some(partition) = self.touched.pop_first() {
+            self.settle(partition);
         }
         while let Some(id) = self.busy.pop_first() {
             self.pump(id);
@@ -484,12 +494,6 @@ impl Replicas {
             actions.push(Action::Visible { partition, view: self.view(partition) });
         }
         actions
-    }
-
-    fn settle_touched(&mut self) {
-        while let Some(partition) = self.touched.pop_first() {
-            self.settle(partition);
-        }
     }
 
     /// Scales a timeout.

@@ -11,7 +11,7 @@ pub mod reader;
 pub mod watch;
 
 use crate::cluster::Cluster;
-use crate::history::{History, Ms, Span};
+use crate::history::{History, Ms, Outcome, Span};
 use crate::sim::rng::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -111,6 +111,12 @@ impl Crew {
     }
 }
 
+/// Returns what a request for a change came to that got no answer: only what never reached a broker was surely not done.
+fn unanswered<T>(error: &reqwest::Error) -> Outcome<T> {
+    let why = format!("{error:?}");
+    if error.is_connect() { Outcome::Refused(why) } else { Outcome::Unknown(why) }
+}
+
 /// Which broker to ask: the same one while it answers, another one after a failure, and each of them now and then.
 #[derive(Debug)]
 struct Route {
@@ -134,6 +140,12 @@ impl Route {
         if self.answered.is_multiple_of(TURN) {
             self.next(cluster);
         }
+    }
+
+    /// Goes on to the next broker after a failure, and takes a breath.
+    async fn failed(&mut self, cluster: &Cluster) {
+        self.next(cluster);
+        tokio::time::sleep(PACE).await;
     }
 
     /// Goes on to the next broker in a ring, as a client does that tries each once.

@@ -428,6 +428,8 @@ fn write_standing(out: &mut Vec<u8>, (next_offset, committed, high_watermark): (
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use pubsub_core::ids::LeaderEpoch;
+    use pubsub_core::record::{BatchBuilder, ValueKind};
 
     #[test]
     fn a_commit_refused_by_the_next_coordinator_may_have_been_kept_by_the_one_before() {
@@ -437,8 +439,6 @@ mod tests {
         assert_eq!(told(&GroupError::Fenced, false).0.ambiguous, None);
         assert_eq!(told(&GroupError::Unavailable, false).0.ambiguous, Some(false));
     }
-    use pubsub_core::ids::LeaderEpoch;
-    use pubsub_core::record::{BatchBuilder, ValueKind};
 
     fn page(
         partition: u32,

@@ -81,7 +81,7 @@ impl Replicas {
     }
 
     /// Places what was gathered in partitions that are not busy, stages one write of it and wakes the links to the
-    /// followers.
+    /// followers. To be called after whatever may end that a partition is busy.
     pub(super) fn place_flushed(&mut self) {
         let ready: Vec<_> =
             self.flushed.iter().filter(|partition| !self.is_busy(**partition)).copied().collect();

@@ -34,6 +34,8 @@ pub(super) struct Link {
 struct Outstanding {
     to_epoch: BrokerEpoch,
     items: Vec<Sent>,
+    /// Partitions of which batches are under way.
+    carried: BTreeSet<TopicPartition>,
 }
 
 /// What the leader must remember of an item to understand its outcome.
@@ -68,8 +70,7 @@ impl Link {
 
     /// Returns whether batches of a partition are under way and not answered for.
     pub(super) fn carries(&self, partition: TopicPartition) -> bool {
-        let items = self.outstanding.iter().flat_map(|outstanding| &outstanding.items);
-        items.filter(|sent| sent.partition == partition).any(|sent| sent.end > sent.from)
+        self.outstanding.as_ref().is_some_and(|outstanding| outstanding.carried.contains(&partition))
     }
 
     fn pop(&mut self) -> Option<TopicPartition> {
@@ -143,7 +144,9 @@ impl Replicas {
             let items = self.gather_items(id, &mut link);
             if !items.is_empty() {
                 let sent = items.iter().filter_map(|item| self.sent(item)).collect();
-                link.outstanding = Some(Outstanding { to_epoch, items: sent });
+                let with_batches = items.iter().filter(|item| !item.batches.is_empty());
+                let carried = with_batches.map(|item| item.partition).collect();
+                link.outstanding = Some(Outstanding { to_epoch, items: sent, carried });
                 let from_epoch = self.registered.unwrap_or(BrokerEpoch(0));
                 let request = ReplicateRequest { from_epoch, to_epoch, items };
                 self.out.pushes.push(Action::Push { to: id, request });

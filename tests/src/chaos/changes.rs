@@ -1,5 +1,6 @@
 //! Changes that are no faults, under load: topics deleted and made again, replicas added and removed, brokers added.
 
+use super::kills::kill;
 use super::world::{CHURNED, ORDERS, PAIRS, World};
 use crate::cluster::await_condition::{scaled, within};
 use crate::cluster::ids_of;
@@ -101,13 +102,7 @@ pub(super) async fn replication_factor(world: &World) -> anyhow::Result<()> {
         remove(world, PAIRS).await?;
         world.progress().await?;
         // Whoever leads with the new set of replicas must have everything.
-        let leader = world.leader(&Place::of(PAIRS, 0)).await?;
-        world.fault(format!("kill -9 broker {leader} (leader of {PAIRS})"), Some("kill -9 leader"));
-        world.cluster.kill9(leader);
-        world.progress().await?;
-        world.fault(format!("start broker {leader}"), None);
-        world.cluster.start_broker(leader);
-        world.whole().await?;
+        kill(world, world.leader(&Place::of(PAIRS, 0)).await?, "leader").await?;
     }
     Ok(())
 }
@@ -122,13 +117,7 @@ pub(super) async fn scale(world: &World) -> anyhow::Result<()> {
         world.progress().await?;
     }
     for _ in 0..3 {
-        let victim = world.pick(&world.cluster.ids())?;
-        world.fault(format!("kill -9 broker {victim}"), Some("kill -9 any of five"));
-        world.cluster.kill9(victim);
-        world.progress().await?;
-        world.fault(format!("start broker {victim}"), None);
-        world.cluster.start_broker(victim);
-        world.whole().await?;
+        kill(world, world.pick(&world.cluster.ids())?, "any of five").await?;
     }
     Ok(())
 }

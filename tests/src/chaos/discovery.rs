@@ -1,5 +1,6 @@
 //! A discovery service that is away, forgets, or is told lies. Brokers know each other through it alone.
 
+use super::kills::{kill, kill_all};
 use super::world::World;
 use crate::cluster::{SECRET, ports};
 use crate::http::Content;
@@ -9,24 +10,14 @@ use std::time::Duration;
 
 /// Kills the controller, so that something has to be decided while discovery is not to be relied on.
 async fn decide(world: &World) -> anyhow::Result<()> {
-    let controller = world.controller().await?;
-    world.fault(format!("kill -9 broker {controller} (controller)"), Some("kill -9 controller"));
-    world.cluster.kill9(controller);
-    world.progress().await?;
-    world.fault(format!("start broker {controller}"), None);
-    world.cluster.start_broker(controller);
-    world.whole().await
+    kill(world, world.controller().await?, "controller").await
 }
 
 pub(super) async fn down(world: &World) -> anyhow::Result<()> {
     world.fault("kill -9 discovery", None);
     world.cluster.kill_discovery();
     decide(world).await?;
-    world.fault("kill -9 all brokers and start them, without discovery", Some("kill -9 all"));
-    world.cluster.ids().into_iter().for_each(|id| world.cluster.kill9(id));
-    world.cluster.ids().into_iter().for_each(|id| world.cluster.start_broker(id));
-    world.progress().await?;
-    world.whole().await?;
+    kill_all(world, "kill -9 all brokers and start them, without discovery").await?;
     world.fault("start discovery", None);
     world.cluster.start_discovery();
     world.progress().await

@@ -1,19 +1,14 @@
 //! Brokers killed, asked to stop, and frozen.
 
-use super::world::{ORDERS, World};
-use crate::history::Place;
+use super::world::{World, orders};
 use anyhow::Context;
 use std::time::Duration;
 
 /// Repetitions of a fault that hits one broker.
 const ROUNDS: usize = 3;
 
-fn orders() -> Place {
-    Place::of(ORDERS, 0)
-}
-
 /// Kills a broker, waits until publishers are served all the same, and starts it again.
-async fn kill(world: &World, victim: u32, role: &str) -> anyhow::Result<()> {
+pub(super) async fn kill(world: &World, victim: u32, role: &str) -> anyhow::Result<()> {
     world.fault(format!("kill -9 broker {victim} ({role})"), Some(&format!("kill -9 {role}")));
     world.cluster.kill9(victim);
     world.progress().await.with_context(|| format!("with broker {victim} away"))?;
@@ -66,13 +61,18 @@ pub(super) async fn two_of_three(world: &World) -> anyhow::Result<()> {
 
 pub(super) async fn all(world: &World) -> anyhow::Result<()> {
     for _ in 0..2 {
-        world.fault("kill -9 all brokers and start them", Some("kill -9 all"));
-        world.cluster.ids().into_iter().for_each(|id| world.cluster.kill9(id));
-        world.cluster.ids().into_iter().for_each(|id| world.cluster.start_broker(id));
-        world.progress().await?;
-        world.whole().await?;
+        kill_all(world, "kill -9 all brokers and start them").await?;
     }
     Ok(())
+}
+
+/// Kills all brokers at once and starts them again at once.
+pub(super) async fn kill_all(world: &World, what: &str) -> anyhow::Result<()> {
+    world.fault(what, Some("kill -9 all"));
+    world.cluster.ids().into_iter().for_each(|id| world.cluster.kill9(id));
+    world.cluster.ids().into_iter().for_each(|id| world.cluster.start_broker(id));
+    world.progress().await?;
+    world.whole().await
 }
 
 pub(super) async fn rolling_restart(world: &World) -> anyhow::Result<()> {

@@ -1,7 +1,6 @@
 //! Links between brokers cut, one way or both. Clients reach every broker all the time.
 
-use super::world::{ORDERS, World};
-use crate::history::Place;
+use super::world::{World, orders};
 use crate::proxy::Link;
 use anyhow::Context;
 use std::time::Duration;
@@ -28,10 +27,6 @@ fn kind(what: &str) -> &str {
 
 fn to_and_from(one: u32, others: &[u32]) -> Vec<Link> {
     others.iter().flat_map(|other| [(one, *other), (*other, one)]).collect()
-}
-
-async fn leader(world: &World) -> anyhow::Result<u32> {
-    world.leader(&Place::of(ORDERS, 0)).await
 }
 
 /// Returns a leader that is not the controller, and the controller. Where one broker is both, the leader of another
@@ -118,7 +113,7 @@ pub(super) async fn storm(world: &World) -> anyhow::Result<()> {
     let ids = world.cluster.ids();
     world.fault("links fail and come back at random for 10 s, leaders among them", Some("link storm"));
     for _ in 0..25 {
-        let (from, to) = (leader(world).await.unwrap_or(ids[0]), world.pick(&ids)?);
+        let (from, to) = (world.leader(&orders()).await.unwrap_or(ids[0]), world.pick(&ids)?);
         world.cluster.proxies().cut([(from, to), (to, world.pick(&ids)?)]);
         world.lasts(Duration::from_millis(300)).await;
         world.cluster.proxies().mend([(from, to)]);

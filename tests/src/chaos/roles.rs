@@ -2,7 +2,7 @@
 //!
 //! There is one partition on three brokers, so that a broker has one role: it leads, it commands, both, or neither.
 
-use super::world::{ORDERS, World};
+use super::world::{World, orders};
 use crate::history::pauses::Percentiles;
 use crate::history::{Ms, Place};
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ const ROLES: [Role; 3] = [Role::Leader, Role::Controller, Role::Follower];
 pub(super) async fn each(world: &World, times: usize) -> anyhow::Result<()> {
     let mut done: BTreeMap<(Way, Role), usize> = BTreeMap::new();
     let mut moved: BTreeMap<(Way, Role), Vec<Ms>> = BTreeMap::new();
-    let place = Place::of(ORDERS, 0);
+    let place = orders();
     for way in [Way::Kill9, Way::Term] {
         loop {
             let left = |role: &Role| done.get(&(way, *role)).copied().unwrap_or_default() < times;

@@ -1,14 +1,9 @@
 //! Volumes lost, restored from a copy, exchanged, full and slow; clocks that are wrong.
 
-use super::world::{FREE_BYTES_MIN, ORDERS, World};
-use crate::history::Place;
+use super::world::{FREE_BYTES_MIN, World, orders};
 use crate::history::check::Rule;
 use anyhow::{Context, bail};
 use std::time::Duration;
-
-fn orders() -> Place {
-    Place::of(ORDERS, 0)
-}
 
 /// Kills a broker, deletes its volume, and lets it copy everything anew.
 async fn lose(world: &World, victims: &[u32], role: &str) -> anyhow::Result<()> {

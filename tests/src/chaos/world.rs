@@ -345,6 +345,11 @@ impl World {
     }
 }
 
+/// Returns the partition of [`ORDERS`] whose leader schedules pick.
+pub fn orders() -> Place {
+    Place::of(ORDERS, 0)
+}
+
 fn settings(shape: &Shape) -> Settings {
     let least = shape.volume_mib.map(|_| ("PUBSUB_MIN_FREE_BYTES".to_owned(), FREE_BYTES_MIN.to_string()));
     Settings {

@@ -1,6 +1,6 @@
 //! Administrators: create topics, change them, delete some; each topic's changes one after the other.
 
-use super::{PACE, Route, Stage, Stop};
+use super::{Route, Stage, Stop, unanswered};
 use crate::cluster::{Cluster, ids_of};
 use crate::history::{AdminChange, Change, History, Outcome};
 use crate::http::{Answer, Content, Http};
@@ -49,8 +49,7 @@ pub async fn change(http: &Http, cluster: &Cluster, via: u32, topic: &str, chang
     };
     match http.try_send(method, &url, content, PATIENCE).await {
         Ok(answer) => sort(&answer),
-        Err(error) if error.is_connect() => Outcome::Refused(format!("{error:?}")),
-        Err(error) => Outcome::Unknown(format!("{error:?}")),
+        Err(error) => unanswered(&error),
     }
 }
 
@@ -120,10 +119,7 @@ impl Work<'_> {
         let acked = outcome.acked().copied();
         match acked {
             Some(()) => self.route.answered(&self.stage.cluster),
-            None => {
-                self.route.next(&self.stage.cluster);
-                tokio::time::sleep(PACE).await;
-            }
+            None => self.route.failed(&self.stage.cluster).await,
         }
         let span = self.stage.clock.since(began);
         self.history.changes.push(AdminChange { topic: topic.to_owned(), change, via, span, outcome });

@@ -1,8 +1,8 @@
 //! Members of a consumer group: subscribe, poll each assigned partition, commit what was given.
 
-use super::{PACE, Route, Stage, Stop};
+use super::{PACE, Route, Stage, Stop, unanswered};
 use crate::history::check::{Rule, Violation};
-use crate::history::{Commit, History, Outcome, Place, Read, Standing};
+use crate::history::{Commit, History, Place, Read, Standing};
 use crate::http::{Answer, Content, Http};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -50,8 +50,7 @@ pub async fn consume(stage: Stage, member: Member, stop: Stop) -> History {
 
 impl Work<'_> {
     async fn failed(&mut self) {
-        self.route.next(&self.stage.cluster);
-        tokio::time::sleep(PACE).await;
+        self.route.failed(&self.stage.cluster).await;
     }
 
     async fn send(&self, method: &str, path: &str, content: Content) -> Option<Answer> {
@@ -141,8 +140,7 @@ impl Work<'_> {
         let sent = self.http.try_send("POST", &url, Content::json(body.to_string()), PATIENCE).await;
         let outcome = match sent {
             Ok(answer) => super::admin::sort(&answer),
-            Err(error) if error.is_connect() => Outcome::Refused(format!("{error:?}")),
-            Err(error) => Outcome::Unknown(format!("{error:?}")),
+            Err(error) => unanswered(&error),
         };
         if outcome.acked().is_none() {
             self.failed().await;

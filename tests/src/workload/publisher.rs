@@ -1,7 +1,6 @@
 //! Publishers: `acks=all`, one request after the other, each value unique.
 
-use super::{PACE, Route, Stage, Stop};
-use crate::cluster::Cluster;
+use super::{Route, Stage, Stop, unanswered};
 use crate::history::{History, Outcome, Place, Publish};
 use crate::http::{Content, Http};
 use serde_json::{Value, json};
@@ -104,12 +103,12 @@ async fn one(
         let outcome = match (outcome, &perhaps) {
             (Outcome::Unknown(why), _) if repeat => {
                 perhaps = Some(why);
-                failed(route, cluster).await;
+                route.failed(cluster).await;
                 continue;
             }
             // An earlier try may have been stored: only an acknowledgement tells.
             (Outcome::Refused(_), Some(_)) if repeat => {
-                failed(route, cluster).await;
+                route.failed(cluster).await;
                 continue;
             }
             (Outcome::Refused(why), Some(earlier)) => Outcome::Unknown(format!("{earlier}; then {why}")),
@@ -117,17 +116,12 @@ async fn one(
         };
         match &outcome {
             Outcome::Acked(_) => route.answered(cluster),
-            Outcome::Refused(_) | Outcome::Unknown(_) => failed(route, cluster).await,
+            Outcome::Refused(_) | Outcome::Unknown(_) => route.failed(cluster).await,
         }
         let (number, sequence) = (plan.number, sequence.map(|sequence| sequence.number));
         let (place, span) = (plan.place.clone(), stage.clock.since(began));
         return Publish { publisher: number, place, values, via, span, tries, sequence, outcome };
     }
-}
-
-async fn failed(route: &mut Route, cluster: &Cluster) {
-    route.next(cluster);
-    tokio::time::sleep(PACE).await;
 }
 
 /// One request to publish.
@@ -155,8 +149,7 @@ impl Request<'_> {
                 let body = serde_json::from_slice(&answer.body).unwrap_or_default();
                 sort(answer.status, &body, self.values.len(), &answer.to_string())
             }
-            Err(error) if error.is_connect() => Outcome::Refused(format!("{error:?}")),
-            Err(error) => Outcome::Unknown(format!("{error:?}")),
+            Err(error) => unanswered(&error),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Readers without a group: one after the other record of each partition, from one broker's own replica or from any.
 
-use super::{PACE, Route, Stage, Stop};
+use super::{Route, Stage, Stop};
 use crate::cluster::topic::Stored;
 use crate::history::check::{Rule, Violation};
 use crate::history::{History, Place, Read};
@@ -56,8 +56,7 @@ pub async fn read(stage: Stage, places: Vec<Place>, from: From, seed: u64, stop:
             let began = stage.clock.now();
             let answer = http.try_send("GET", &url, content, PATIENCE).await;
             let Some(answer) = answer.ok().filter(|answer| answer.status == 200) else {
-                route.next(&stage.cluster);
-                tokio::time::sleep(PACE).await;
+                route.failed(&stage.cluster).await;
                 continue;
             };
             route.answered(&stage.cluster);
