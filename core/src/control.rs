@@ -127,6 +127,8 @@ pub enum Weakening {
     UncleanElection,
     /// A restarted leader keeps its leader epoch (28 `leader_resumes_same_epoch`).
     ResumeLeaderEpoch,
+    /// Leaders append what an idempotent producer sends, whatever its sequence (32 `retry_after_ambiguous_timeout`).
+    NoSequenceCheck,
     /// Discovery's map replaces the known peers (35 `discovery_restart_empty`).
     DiscoveryReplaces,
 }

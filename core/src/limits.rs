@@ -32,6 +32,11 @@ pub const POLL_BYTES_MAX: usize = 4 << 20;
 pub const INFLIGHT_BYTES_MAX: usize = 64 << 20;
 /// Bytes gathered for one partition past which no further publishers are waited for, bytes: large batches gain nothing.
 pub const GATHER_BYTES_MAX: usize = 256 << 10;
+/// Idempotent producers that a replica remembers in one partition; the longest silent ones are forgotten first. About
+/// 1 MiB when full.
+pub const PRODUCERS_MAX: usize = 4_096;
+/// Committed batches that are remembered of each, so that one that is sent again is answered with its offset.
+pub const PRODUCER_BATCHES_MAX: usize = 5;
 /// Requests waiting in front of a task's inbox.
 pub const INBOX_MAX: usize = 4_096;
 /// Bytes of one replication request between two brokers.

@@ -12,6 +12,7 @@ mod isr;
 mod leader;
 mod link;
 mod log;
+mod producers;
 mod replica;
 mod roles;
 mod rules;
@@ -27,6 +28,7 @@ use crate::control::{Ticket, Weakening};
 use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, RunId, TopicPartition};
 use crate::record::Batch;
 use crate::wire::internal::{AlterIsr, ReplicateReply, ReplicateRequest};
+pub use producers::ProducerBatch;
 use replica::Replica;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +86,8 @@ pub struct StoredReplica {
     pub high_watermark: Offset,
     /// Start offset of each leader epoch in the log, ascending.
     pub epochs: Vec<(LeaderEpoch, Offset)>,
+    /// What is remembered of idempotent producers' batches, in the order of the log.
+    pub producers: Vec<ProducerBatch>,
 }
 
 /// When a publisher is answered.
@@ -111,8 +115,8 @@ pub struct RequestId(pub u64);
 pub enum Input {
     /// A newer committed image is to be obeyed.
     Image(Arc<Image>),
-    /// A publisher's records. Kept until [`Input::Flush`], then merged with others of the partition into one batch
-    /// (unless it is an idempotent producer's).
+    /// A publisher's records. Kept until [`Input::Flush`], then merged with others of the partition into one batch, unless
+    /// they are an idempotent producer's: those are appended alone, or not at all if the log holds them.
     Append {
         /// For [`Action::Acked`].
         ticket: Ticket,
@@ -122,7 +126,7 @@ pub enum Input {
         batch: Batch,
         /// When to answer.
         acks: Acks,
-        /// Refuse unless the log ends here.
+        /// Refuse unless the log ends here (or holds an idempotent producer's records already).
         expected_offset: Option<Offset>,
     },
     /// The inbox is drained: place, write and push what was appended. A partition whose last batch is still on its way to
@@ -248,8 +252,11 @@ pub struct ReplicaWrite {
     pub reset_to: Option<Offset>,
     /// A leader epoch that starts in the log.
     pub epoch_starts: Vec<(LeaderEpoch, Offset)>,
-    /// To append, contiguous with the log end.
+    /// To append, contiguous with the log end. Those of idempotent producers are remembered ([`ProducerBatch::of`]) until
+    /// they are truncated or forgotten, also when their records are deleted.
     pub batches: Vec<Batch>,
+    /// Producers of whom everything below an offset is no longer remembered.
+    pub forgotten: Vec<(uuid::Uuid, Offset)>,
     /// Afterwards.
     pub leader_epoch: LeaderEpoch,
     /// Afterwards; whole batches below it are deleted.
@@ -258,6 +265,20 @@ pub struct ReplicaWrite {
     pub log_end: Offset,
     /// Afterwards.
     pub high_watermark: Offset,
+}
+
+impl ReplicaWrite {
+    /// Changes what is remembered of a partition's producers as the write says: what a store keeps, in the order of the log.
+    pub fn remember(&self, known: &mut Vec<ProducerBatch>) {
+        if self.delete || self.reset_to.is_some() {
+            known.clear();
+        }
+        known.retain(|batch| self.truncate_to.is_none_or(|end| batch.base_offset < end));
+        known.extend(self.batches.iter().filter_map(ProducerBatch::of));
+        for (producer, below) in &self.forgotten {
+            known.retain(|batch| batch.producer.id != *producer || batch.base_offset >= *below);
+        }
+    }
 }
 
 /// Where a publish ended up.
@@ -271,6 +292,9 @@ pub struct Appended {
     pub leader_epoch: LeaderEpoch,
     /// In-sync replicas at the time.
     pub isr: Vec<BrokerId>,
+    /// An idempotent producer sent these records before, and this is where they were put then.
+    #[serde(default)]
+    pub duplicate: bool,
 }
 
 /// Why a publish was not acknowledged.
@@ -297,6 +321,23 @@ pub enum AppendError {
         /// Where it ends.
         log_end: Offset,
     },
+    /// An idempotent producer's records do not follow its last ones. Definite: nothing was written. Said by a leader that
+    /// was replaced and has not heard of it, it may be wrong: the records before may be at its successor.
+    #[error("the producer's next sequence is {expected}")]
+    OutOfOrder {
+        /// The sequence after the last one in the log; 4294967296 if this producer epoch has none left.
+        expected: u64,
+    },
+    /// A producer of this id and a higher epoch has taken over. Definite: nothing was written.
+    #[error("the producer was replaced by one of epoch {epoch}")]
+    ProducerFenced {
+        /// The higher epoch.
+        epoch: u16,
+    },
+    /// The log holds these records of an idempotent producer, or held them; where is not remembered. Definite: nothing
+    /// was written again.
+    #[error("the records were published before, and their offsets are no longer known")]
+    Duplicate,
     /// The storage takes no more. Definite.
     #[error("the storage is full")]
     StorageFull,
@@ -432,7 +473,7 @@ impl Replicas {
                 self.place_flushed();
             }
             Input::Append { ticket, partition, batch, acks, expected_offset } => {
-                self.gather((ticket, batch, acks), partition, expected_offset);
+                self.gather(partition, appends::Append { ticket, batch, acks, expected_offset });
             }
             Input::Flush { now_ms } => {
                 self.flush(now_ms);

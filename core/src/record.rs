@@ -221,6 +221,12 @@ impl Batch {
     pub fn producer_id(&self) -> uuid::Uuid {
         uuid::Uuid::from_slice(&self.bytes[48..64]).expect("sixteen bytes")
     }
+    /// Returns what an idempotent producer said of the batch; `None` if it is not one's.
+    pub fn producer(&self) -> Option<Producer> {
+        let id = self.producer_id();
+        let epoch = u16::from_le_bytes([self.bytes[42], self.bytes[43]]);
+        (!id.is_nil()).then(|| Producer { id, epoch, first_sequence: u32_at(&self.bytes, 64) })
+    }
 
     /// Returns the same records placed at `base_offset` under `epoch`, stamped `timestamp_ms`; frames are untouched.
     pub fn placed(&self, base_offset: Offset, epoch: LeaderEpoch, timestamp_ms: i64) -> Self {

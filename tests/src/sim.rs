@@ -11,6 +11,7 @@ pub mod drive;
 pub mod faults;
 pub mod network;
 pub mod node;
+pub mod producers;
 pub mod rng;
 pub mod scenarios;
 mod shell;

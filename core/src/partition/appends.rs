@@ -1,19 +1,18 @@
 //! Publishers' records: refused at once, or gathered, placed and written in groups.
 
 use super::leader::{Lag, Waiting};
+use super::producers::Verdict;
 use super::replica::Replica;
 use super::{Acks, Action, AppendError, Appended, Replicas};
-use crate::control::Ticket;
+use crate::control::{Ticket, Weakening};
 use crate::ids::{LeaderEpoch, Offset, TopicPartition};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, GATHER_BYTES_MAX, TAILS_BYTES_MAX};
 use crate::record::{Batch, BatchBuilder, HEADER_BYTES};
 
 /// What waits for the next flush in one partition.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Gathered {
     pub(super) appends: Vec<Append>,
-    /// Where the log will end.
-    end: Offset,
     bytes: usize,
     /// Somebody does not wait for the followers.
     hasty: bool,
@@ -23,41 +22,71 @@ pub(super) struct Gathered {
 #[derive(Debug)]
 pub(super) struct Append {
     pub(super) ticket: Ticket,
-    batch: Batch,
-    acks: Acks,
+    pub(super) batch: Batch,
+    pub(super) acks: Acks,
+    /// Refuse unless the log ends here.
+    pub(super) expected_offset: Option<Offset>,
+}
+
+/// What to do with one publisher's records when their turn has come.
+enum Decision {
+    Place,
+    /// An idempotent producer sent them before: nothing is appended, the answer is where they are.
+    Held {
+        base_offset: Offset,
+        timestamp_ms: i64,
+    },
+    Refuse(AppendError),
+}
+
+/// Publishers' records that become one batch. An idempotent producer's stay alone: its sequence belongs to exactly these.
+#[derive(Default)]
+struct Group {
+    appends: Vec<Append>,
+    records: usize,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Group {
+    fn takes(&self, append: &Append) -> bool {
+        let plain = append.batch.producer_id().is_nil() && !self.closed;
+        let fits = self.records + count(append) <= BATCH_RECORDS_MAX
+            && self.bytes + frames(append) + HEADER_BYTES <= BATCH_BYTES_MAX;
+        self.appends.is_empty() || (plain && fits)
+    }
+
+    fn push(&mut self, append: Append) {
+        self.records += count(&append);
+        self.bytes += frames(&append);
+        self.closed = !append.batch.producer_id().is_nil();
+        self.appends.push(append);
+    }
+}
+
+fn count(append: &Append) -> usize {
+    usize::try_from(append.batch.count()).unwrap_or(usize::MAX)
+}
+
+fn frames(append: &Append) -> usize {
+    append.batch.bytes().len() - HEADER_BYTES
 }
 
 impl Replicas {
-    pub(super) fn gather(
-        &mut self,
-        append: (Ticket, Batch, Acks),
-        partition: TopicPartition,
-        expected_offset: Option<Offset>,
-    ) {
-        let (ticket, batch, acks) = append;
-        match self.admit(partition, acks, expected_offset) {
-            Ok(end) => {
-                let empty = || Gathered { appends: Vec::new(), end, bytes: 0, hasty: false };
-                let gathered = self.gathered.entry(partition).or_insert_with(empty);
-                gathered.end = end + u64::from(batch.count());
-                gathered.bytes += batch.bytes().len();
-                gathered.hasty |= acks != Acks::All;
-                gathered.appends.push(Append { ticket, batch, acks });
-            }
-            Err(error) => self.out.rest.push(Action::Acked { ticket, result: Err(error) }),
+    pub(super) fn gather(&mut self, partition: TopicPartition, append: Append) {
+        if let Err(error) = self.admit(partition, append.acks) {
+            self.out.rest.push(Action::Acked { ticket: append.ticket, result: Err(error) });
+            return;
         }
+        let gathered = self.gathered.entry(partition).or_default();
+        gathered.bytes += append.batch.bytes().len();
+        gathered.hasty |= append.acks != Acks::All;
+        gathered.appends.push(append);
     }
 
-    /// Returns where the records will be placed, or why they may not be: all definite.
-    fn admit(
-        &self,
-        partition: TopicPartition,
-        acks: Acks,
-        expected_offset: Option<Offset>,
-    ) -> Result<Offset, AppendError> {
-        let replica = self.replicas.get(&partition);
-        let Some((replica, leading)) = replica.and_then(|mine| mine.leading().map(|leading| (mine, leading)))
-        else {
+    /// Refuses what can't be appended here and now, whatever the log holds: all definite.
+    fn admit(&self, partition: TopicPartition, acks: Acks) -> Result<(), AppendError> {
+        let Some(leading) = self.replicas.get(&partition).and_then(Replica::leading) else {
             return Err(AppendError::NotLeader { leader: self.leader_by_image(partition) });
         };
         if !self.storage_healthy {
@@ -67,11 +96,7 @@ impl Replicas {
         if acks == Acks::All && alive < min_isr {
             return Err(AppendError::NotEnoughReplicas { alive, min_isr });
         }
-        let log_end = self.gathered.get(&partition).map_or(replica.log.end, |gathered| gathered.end);
-        match expected_offset {
-            Some(expected) if expected != log_end => Err(AppendError::UnexpectedEnd { log_end }),
-            Some(_) | None => Ok(log_end),
-        }
+        Ok(())
     }
 
     /// Takes note that the inbox is drained: what was gathered may be placed.
@@ -89,10 +114,80 @@ impl Replicas {
             self.flushed.remove(&partition);
             let Some(gathered) = self.gathered.remove(&partition) else { continue };
             let now_ms = self.wall.saturating_add_unsigned(self.now);
-            for group in groups(gathered.appends) {
-                self.place(partition, group, now_ms);
+            let log_end = |machine: &Self| machine.replicas.get(&partition).map(|replica| replica.log.end);
+            let before = log_end(self);
+            self.place_all(partition, gathered.appends, now_ms);
+            self.touched.insert(partition);
+            if log_end(self) != before {
+                self.note_appended(partition);
             }
-            self.note_appended(partition);
+        }
+    }
+
+    /// Decides on each publisher's records in their turn, since what the log holds depends on those before.
+    fn place_all(&mut self, partition: TopicPartition, appends: Vec<Append>, now_ms: i64) {
+        let mut group = Group::default();
+        for append in appends {
+            if !group.takes(&append) {
+                self.place(partition, std::mem::take(&mut group).appends, now_ms);
+            }
+            match self.decide(partition, group.records, &append) {
+                Decision::Place => group.push(append),
+                Decision::Held { base_offset, timestamp_ms } => {
+                    self.repeat(partition, &append, base_offset, timestamp_ms);
+                }
+                Decision::Refuse(error) => {
+                    self.out.rest.push(Action::Acked { ticket: append.ticket, result: Err(error) });
+                }
+            }
+        }
+        self.place(partition, group.appends, now_ms);
+    }
+
+    /// Decides on records that `grouped` others go before, which are not in the log yet.
+    fn decide(&self, partition: TopicPartition, grouped: usize, append: &Append) -> Decision {
+        let Some(log) = self.replicas.get(&partition).map(|replica| &replica.log) else {
+            return Decision::Refuse(AppendError::NotLeader { leader: None });
+        };
+        let producer = append.batch.producer().filter(|_| !self.rules.without(Weakening::NoSequenceCheck));
+        match producer.map(|producer| log.producers.judge(producer, append.batch.count())) {
+            Some(Verdict::Held { base_offset, timestamp_ms }) => {
+                return Decision::Held { base_offset, timestamp_ms };
+            }
+            Some(Verdict::Refused(error)) => return Decision::Refuse(error),
+            Some(Verdict::New) | None => {}
+        }
+        let log_end = log.end + u64::try_from(grouped).unwrap_or(u64::MAX);
+        match append.expected_offset {
+            Some(expected) if expected != log_end => {
+                Decision::Refuse(AppendError::UnexpectedEnd { log_end })
+            }
+            Some(_) | None => Decision::Place,
+        }
+    }
+
+    /// Answers for records that the log holds already, once they are as safe as their publisher wants them.
+    fn repeat(
+        &mut self,
+        partition: TopicPartition,
+        append: &Append,
+        base_offset: Offset,
+        timestamp_ms: i64,
+    ) {
+        let Some((log, leading)) = self.replicas.get_mut(&partition).and_then(Replica::led) else { return };
+        let leader_epoch = log.epochs.epoch_at(base_offset).unwrap_or(log.leader_epoch);
+        let appended =
+            Appended { base_offset, timestamp_ms, leader_epoch, isr: Vec::new(), duplicate: true };
+        let end = base_offset + u64::from(append.batch.count());
+        let done = leading.wait(append.acks, Waiting { end, ticket: append.ticket, appended });
+        self.answer_now(partition, done);
+    }
+
+    fn answer_now(&mut self, partition: TopicPartition, done: impl IntoIterator<Item = Waiting>) {
+        let Some(leading) = self.replicas.get(&partition).and_then(Replica::leading) else { return };
+        for waiting in done {
+            let appended = Appended { isr: leading.isr.clone(), ..waiting.appended };
+            self.out.rest.push(Action::Acked { ticket: waiting.ticket, result: Ok(appended) });
         }
     }
 
@@ -113,15 +208,16 @@ impl Replicas {
     }
 
     fn place(&mut self, partition: TopicPartition, group: Vec<Append>, now_ms: i64) {
+        if group.is_empty() {
+            return;
+        }
         let id = self.writes.id();
         let Some((log, leading)) = self.replicas.get_mut(&partition).and_then(Replica::led) else { return };
         let batch = merged(&group, log.end, log.leader_epoch, now_ms);
-        let write = self.writes.stage(partition, log);
         let mut base_offset = log.end;
-        if log.append(id, &batch) {
-            write.epoch_starts.push((log.leader_epoch, batch.base_offset()));
-        }
-        write.batches.push(batch.clone());
+        let leader_epoch = log.leader_epoch;
+        let write = self.writes.stage(partition, log);
+        log.append(id, write, &batch);
         if !leading.followers.is_empty() {
             let before = leading.tail.bytes();
             leading.tail.push(batch);
@@ -130,17 +226,15 @@ impl Replicas {
             }
             self.tail_bytes = self.tail_bytes - before + leading.tail.bytes();
         }
+        let mut done = Vec::new();
         for append in group {
             let end = base_offset + u64::from(append.batch.count());
-            let leader_epoch = log.leader_epoch;
-            let appended = Appended { base_offset, timestamp_ms: now_ms, leader_epoch, isr: Vec::new() };
+            let (timestamp_ms, isr) = (now_ms, Vec::new());
+            let appended = Appended { base_offset, timestamp_ms, leader_epoch, isr, duplicate: false };
             base_offset = end;
-            let waiting = Waiting { end, ticket: append.ticket, appended };
-            if let Some(done) = leading.wait(append.acks, waiting) {
-                let appended = Appended { isr: leading.isr.clone(), ..done.appended };
-                self.out.rest.push(Action::Acked { ticket: done.ticket, result: Ok(appended) });
-            }
+            done.extend(leading.wait(append.acks, Waiting { end, ticket: append.ticket, appended }));
         }
+        self.answer_now(partition, done);
     }
 
     /// Members of the ISR are behind from now on, until they prove otherwise.
@@ -155,32 +249,7 @@ impl Replicas {
         }
         self.arm_lag();
         self.wake_followers(partition);
-        self.touched.insert(partition);
     }
-}
-
-/// Splits publishers' batches into groups that each become one batch. A producer's batch stays alone: its sequence
-/// numbers belong to exactly these records.
-fn groups(appends: Vec<Append>) -> Vec<Vec<Append>> {
-    let mut groups: Vec<Vec<Append>> = Vec::new();
-    let (mut records, mut bytes, mut open) = (0, 0, false);
-    for append in appends {
-        let plain = append.batch.producer_id().is_nil();
-        let count = usize::try_from(append.batch.count()).unwrap_or(usize::MAX);
-        let frames = append.batch.bytes().len() - HEADER_BYTES;
-        let fits = records + count <= BATCH_RECORDS_MAX && bytes + frames + HEADER_BYTES <= BATCH_BYTES_MAX;
-        match groups.last_mut().filter(|_| open && plain && fits) {
-            Some(group) => {
-                group.push(append);
-                (records, bytes) = (records + count, bytes + frames);
-            }
-            None => {
-                groups.push(vec![append]);
-                (records, bytes, open) = (count, frames, plain);
-            }
-        }
-    }
-    groups
 }
 
 fn merged(group: &[Append], base_offset: Offset, epoch: LeaderEpoch, now_ms: i64) -> Batch {

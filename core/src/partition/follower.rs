@@ -148,10 +148,7 @@ impl Replicas {
             }
         }
         for batch in new {
-            if log.append(id, batch) {
-                write.epoch_starts.push((batch.leader_epoch(), batch.base_offset()));
-            }
-            write.batches.push(batch.clone());
+            log.append(id, write, batch);
         }
     }
 

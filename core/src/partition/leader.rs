@@ -201,11 +201,14 @@ impl Leading {
 
     /// Remembers a publisher; one that wants no wait is given back to be answered.
     pub(super) fn wait(&mut self, acks: Acks, waiting: Waiting) -> Option<Waiting> {
-        match acks {
-            Acks::All => self.waiting_all.push_back(waiting),
-            Acks::Leader => self.waiting_leader.push_back(waiting),
+        let queue = match acks {
+            Acks::All => &mut self.waiting_all,
+            Acks::Leader => &mut self.waiting_leader,
             Acks::None => return Some(waiting),
-        }
+        };
+        // Almost always the back: only records that are sent again are in the log before others that wait.
+        let later = queue.iter().rev().take_while(|other| other.end > waiting.end).count();
+        queue.insert(queue.len() - later, waiting);
         None
     }
 

@@ -1,7 +1,8 @@
 //! What a replica knows of its log without reading it.
 
 use super::epochs::Epochs;
-use super::{StoredReplica, WriteId};
+use super::producers::Producers;
+use super::{ReplicaWrite, StoredReplica, WriteId};
 use crate::ids::{LeaderEpoch, Offset};
 use crate::record::Batch;
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ pub(super) struct Log {
     /// Everything below it is on disk in its final form.
     pub(super) synced_end: Offset,
     pub(super) epochs: Epochs,
+    pub(super) producers: Producers,
     unsynced: VecDeque<(WriteId, Offset)>,
 }
 
@@ -36,6 +38,7 @@ impl Log {
             high_watermark_written: high_watermark,
             synced_end: stored.log_end,
             epochs,
+            producers: Producers::stored(stored.producers),
             unsynced: VecDeque::new(),
         }
     }
@@ -52,12 +55,16 @@ impl Log {
         self.epochs.epoch_at(from - 1).unwrap_or_default()
     }
 
-    /// Appends a batch in the write `id`; returns whether it starts an epoch.
-    pub(super) fn append(&mut self, id: WriteId, batch: &Batch) -> bool {
+    /// Appends a batch in the write `id`, which is `write` of this log.
+    pub(super) fn append(&mut self, id: WriteId, write: &mut ReplicaWrite, batch: &Batch) {
         debug_assert_eq!(batch.base_offset(), self.end, "batches are contiguous");
         self.end = batch.end_offset();
         self.touch(id);
-        self.epochs.enter(batch.leader_epoch(), batch.base_offset())
+        if self.epochs.enter(batch.leader_epoch(), batch.base_offset()) {
+            write.epoch_starts.push((batch.leader_epoch(), batch.base_offset()));
+        }
+        write.forgotten.extend(self.producers.enter(batch, self.high_watermark));
+        write.batches.push(batch.clone());
     }
 
     /// Drops the log's end in the write `id`.
@@ -65,6 +72,7 @@ impl Log {
         self.forget_above(to);
         self.end = to;
         self.epochs.truncate(to);
+        self.producers.truncate(to);
         self.touch(id);
     }
 
@@ -75,6 +83,7 @@ impl Log {
         self.end = at;
         self.high_watermark = self.high_watermark.max(at);
         self.epochs = Epochs::default();
+        self.producers = Producers::default();
         self.touch(id);
     }
 
@@ -117,7 +126,10 @@ impl Log {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::ids::{TopicId, TopicPartition};
+    use crate::partition::writes::blank;
     use crate::record::{BatchBuilder, ValueKind};
+    use uuid::Uuid;
 
     fn batch(base_offset: Offset, epoch: u32) -> Batch {
         let mut builder = BatchBuilder::new();
@@ -128,11 +140,12 @@ mod tests {
     #[test]
     fn records_dropped_by_a_later_write_never_count_as_synced() {
         let mut log = Log::default();
+        let mut write = blank(TopicPartition { topic: TopicId(Uuid::nil()), partition: 0 });
         for offset in 0..3 {
-            log.append(WriteId(1), &batch(offset, 1));
+            log.append(WriteId(1), &mut write, &batch(offset, 1));
         }
         log.truncate(WriteId(2), 1);
-        log.append(WriteId(2), &batch(1, 2));
+        log.append(WriteId(2), &mut write, &batch(1, 2));
         log.written(WriteId(1));
         assert_eq!(log.synced_end, 1);
         log.written(WriteId(2));
@@ -143,7 +156,8 @@ mod tests {
     #[test]
     fn readers_see_only_synced_records_below_the_high_watermark() {
         let mut log = Log::default();
-        log.append(WriteId(1), &batch(0, 1));
+        let mut write = blank(TopicPartition { topic: TopicId(Uuid::nil()), partition: 0 });
+        log.append(WriteId(1), &mut write, &batch(0, 1));
         log.high_watermark = 1;
         assert_eq!(log.readable_end(), 0);
         log.written(WriteId(1));

@@ -2,6 +2,7 @@
 //! and random interleavings.
 #![allow(clippy::unwrap_used)]
 
+mod producers;
 mod random;
 mod scenarios;
 mod world;

@@ -49,7 +49,7 @@ impl Writes {
     }
 }
 
-fn blank(partition: TopicPartition) -> ReplicaWrite {
+pub(super) fn blank(partition: TopicPartition) -> ReplicaWrite {
     ReplicaWrite {
         partition,
         delete: false,
@@ -57,6 +57,7 @@ fn blank(partition: TopicPartition) -> ReplicaWrite {
         reset_to: None,
         epoch_starts: Vec::new(),
         batches: Vec::new(),
+        forgotten: Vec::new(),
         leader_epoch: crate::ids::LeaderEpoch::default(),
         log_start: 0,
         log_end: 0,

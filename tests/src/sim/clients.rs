@@ -63,12 +63,17 @@ impl Clients {
         Ticket(self.next_ticket)
     }
 
-    /// Makes a batch of one record that no other publish has.
-    pub fn batch(ticket: Ticket, filler: usize) -> Batch {
+    /// Makes a value that no other publish has.
+    pub fn value(ticket: Ticket, filler: usize) -> Vec<u8> {
         let mut value = ticket.0.to_le_bytes().to_vec();
         value.resize(8 + filler, b'.');
+        value
+    }
+
+    /// Makes a batch of one record that no other publish has.
+    pub fn batch(ticket: Ticket, filler: usize) -> Batch {
         let mut builder = BatchBuilder::new();
-        builder.push(None, b"", ValueKind::Bytes, &value);
+        builder.push(None, b"", ValueKind::Bytes, &Self::value(ticket, filler));
         builder.build(0, pubsub_core::ids::LeaderEpoch(0), 0).expect("one small record is within the limits")
     }
 

@@ -3,7 +3,7 @@
 
 use pubsub_core::control::Hard;
 use pubsub_core::ids::{At, BrokerId, ControllerEpoch, LeaderEpoch, Offset, StorageId, TopicPartition};
-use pubsub_core::partition::{ReplicaWrite, StoredReplica, WriteId};
+use pubsub_core::partition::{ProducerBatch, ReplicaWrite, StoredReplica, WriteId};
 use pubsub_core::record::Batch;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -22,6 +22,8 @@ pub struct Log {
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     /// Whole batches, contiguous.
     pub batches: Vec<Batch>,
+    /// What is remembered of idempotent producers.
+    pub producers: Vec<ProducerBatch>,
 }
 
 impl Log {
@@ -36,6 +38,7 @@ impl Log {
         if let Some(to) = write.reset_to {
             *self = Self { log_start: to, log_end: to, ..Self::default() };
         }
+        write.remember(&mut self.producers);
         self.epochs.extend(&write.epoch_starts);
         if !self.epochs.is_sorted() {
             return Err(format!("epoch starts out of order: {:?}", self.epochs));
@@ -173,6 +176,7 @@ impl Disk {
                 log_end: log.log_end,
                 high_watermark: log.high_watermark,
                 epochs: log.epochs.clone(),
+                producers: log.producers.clone(),
             })
             .collect()
     }

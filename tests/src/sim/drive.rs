@@ -2,7 +2,7 @@
 
 use super::checks::logs;
 use super::checks::{Checked, ensure};
-use super::clients::{Admin, Clients, Consumer, Publish, ticket_of};
+use super::clients::{Admin, Clients, Consumer, Publish};
 use super::network::Packet;
 use super::world::{Flow, Happening, Stop, World};
 use pubsub_core::control::image::{BrokerState, Image, PartitionEntry, TopicConfig};
@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// Longest time in which a healed cluster has to be whole again, ms (V1).
 pub const HEAL_MS_MAX: u64 = 10_000;
+/// Longest time that a healed cluster may take to acknowledge one publish.
+pub const CONVERGE_MS: u64 = 3_000;
 
 impl World {
     /// Breaks the run off because a script found what should not be.
@@ -278,6 +280,7 @@ impl World {
         match self.rng.below(100) {
             0..2 => self.random_admin(),
             2..30 => return self.random_read(),
+            30..60 => self.random_produce(),
             _ => self.random_publish(),
         }
         Ok(())
@@ -377,9 +380,15 @@ impl World {
         for (partition, min_isr) in &partitions {
             let lost = self.entry(*partition).is_none_or(|entry| self.is_lost(&entry, *min_isr));
             if !lost && !self.logs.is_excused(*partition, *min_isr) {
-                self.publish_acked(*partition, 3_000)?;
+                self.publish_acked(*partition, CONVERGE_MS)?;
             }
         }
+        let whole = partitions.iter().copied().filter(|(partition, min_isr)| {
+            let lost = self.entry(*partition).is_none_or(|entry| self.is_lost(&entry, *min_isr));
+            !lost && !self.logs.is_excused(*partition, *min_isr)
+        });
+        let whole = whole.map(|(partition, _)| partition).collect();
+        self.finish_producers(&whole)?;
         let kept = self.check_kept(&partitions);
         self.judge(kept);
         if self.broken.is_some() { Err(Stop) } else { Ok(()) }
@@ -391,10 +400,7 @@ impl World {
     }
 
     fn check_kept(&self, partitions: &[(TopicPartition, u32)]) -> Checked {
-        let committed = |partition, offset| {
-            let batch = self.logs.committed(partition, offset, offset + 1).first()?;
-            batch.records().find(|record| record.offset == offset).and_then(|record| ticket_of(record.value))
-        };
+        let committed = |partition, offset| self.logs.publish_at(partition, offset);
         let living = |partition: &TopicPartition| partitions.iter().find(|(at, _)| at == partition);
         let excused =
             |partition| living(&partition).is_none_or(|(_, min)| self.logs.is_excused(partition, *min));

@@ -2,7 +2,6 @@
 //! them. It decides nothing; what it sees, it shows the checks.
 
 use super::checks::{Checked, ensure};
-use super::clients::ticket_of;
 use super::network::{Body, Packet, kind, role_name};
 use super::world::{Happening, World};
 use pubsub_core::control::{self, Event, Hard, Outcome, Refusal, Ticket, Weakening};
@@ -264,6 +263,7 @@ impl World {
             format!("{partition} as {}", role_name(view.role))
         });
         self.clients.committed(&extended)?;
+        self.producers.committed(&extended)?;
         self.check_in_sync(Some(partition))?;
         self.check_copies(id, partition, &extended.batches)?;
         let Some((newest, process)) = self.logs.newest_leader(partition) else { return Ok(()) };
@@ -310,16 +310,13 @@ impl World {
             }
             partition::Action::Answer { id: request, reply } => self.answer(id, request, reply),
             partition::Action::Acked { ticket, result } => {
+                if self.produced(ticket, &result)? {
+                    return Ok(());
+                }
                 let partition = self.clients.publishes.get(&ticket.0).map(|publish| publish.partition);
                 let excused = partition.is_none_or(|at| self.logs.is_excused(at, self.min_isr(at)));
                 let logs = &self.logs;
-                let committed = |partition, offset| {
-                    let batch = logs.committed(partition, offset, offset + 1).first()?;
-                    batch
-                        .records()
-                        .find(|record| record.offset == offset)
-                        .and_then(|record| ticket_of(record.value))
-                };
+                let committed = |partition, offset| logs.publish_at(partition, offset);
                 self.clients.published(ticket, result, committed, excused)?;
             }
             partition::Action::AlterIsr(request) => {

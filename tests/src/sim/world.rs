@@ -4,6 +4,7 @@ use super::checks::logs::LogChecks;
 use super::checks::metadata::MetadataChecks;
 use super::checks::{Broken, Checked};
 use super::clients::Clients;
+use super::producers::Producers;
 use super::disk::Disk;
 use super::network::{Network, Packet};
 use super::node::{Clock, Node, Process};
@@ -99,6 +100,8 @@ pub struct World {
     pub rng: Rng,
     /// What clients asked and were told.
     pub clients: Clients,
+    /// Idempotent producers.
+    pub producers: Producers,
     pub(crate) metadata: MetadataChecks,
     pub(crate) logs: LogChecks,
     pub(crate) trace: Trace,
@@ -126,6 +129,7 @@ impl World {
             network: Network::default(),
             rng: Rng::new(setup.seed),
             clients: Clients::default(),
+            producers: Producers::default(),
             metadata: MetadataChecks::default(),
             logs: LogChecks::default(),
             trace: Trace::new(setup.verbose, setup.trace_lines),

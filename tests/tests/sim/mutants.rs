@@ -57,6 +57,7 @@ mutants! {
     committing_below_the_floor_is_found: CommitBelowMinIsr in "commits_with_too_few_copies" x 10;
     an_unclean_election_is_found: UncleanElection in "stale_replica_is_not_elected" x 5;
     resuming_a_leader_epoch_is_found: ResumeLeaderEpoch in "leader_resumes_same_epoch" x 5;
+    appending_whatever_the_sequence_is_found: NoSequenceCheck in "retry_after_ambiguous_timeout" x 5;
     obeying_an_empty_map_is_found: DiscoveryReplaces in "discovery_restart_empty" x 2;
 }
 
@@ -89,7 +90,8 @@ fn every_rule_that_can_be_switched_off_is_tested() {
         | Weakening::CommitBelowMinIsr
         | Weakening::UncleanElection
         | Weakening::ResumeLeaderEpoch
-        | Weakening::DiscoveryReplaces => 26,
+        | Weakening::NoSequenceCheck
+        | Weakening::DiscoveryReplaces => 27,
     };
     let mut rules = TESTED.to_vec();
     rules.sort_unstable();

@@ -54,6 +54,8 @@ scenarios! {
     leader_resumes_same_epoch
     commits_with_too_few_copies
     stale_replica_is_not_elected
+    retry_after_ambiguous_timeout
+    replaced_leader_misses_a_sequence
     discovery_restart_empty
     candidate_survives_same_epoch_accept
 }

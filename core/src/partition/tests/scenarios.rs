@@ -483,6 +483,7 @@ fn what_can_not_be_taken_is_refused_before_anything_is_written() {
         expected_offset: Some(3),
     };
     world.step(1, input);
+    world.step(1, Input::Flush { now_ms: 5 });
     assert_eq!(world.nodes[&1].acked[&500], Err(AppendError::UnexpectedEnd { log_end: 0 }));
     assert!(world.nodes[&1].unsynced.is_empty());
 }

@@ -30,6 +30,7 @@ pub(super) struct Disk {
     pub(super) high_watermark: Offset,
     pub(super) epochs: Vec<(LeaderEpoch, Offset)>,
     pub(super) batches: Vec<Batch>,
+    pub(super) producers: Vec<ProducerBatch>,
 }
 
 impl Disk {
@@ -38,13 +39,15 @@ impl Disk {
     }
 
     fn apply(&mut self, write: &ReplicaWrite) {
+        write.remember(&mut self.producers);
         if let Some(to) = write.truncate_to {
             assert!(self.batches.iter().all(|batch| batch.end_offset() <= to || batch.base_offset() >= to));
             self.batches.retain(|batch| batch.end_offset() <= to);
             self.epochs.retain(|start| start.1 < to);
         }
         if let Some(to) = write.reset_to {
-            *self = Self { log_start: to, ..Self::default() };
+            let producers = std::mem::take(&mut self.producers);
+            *self = Self { log_start: to, producers, ..Self::default() };
         }
         self.epochs.extend(&write.epoch_starts);
         for batch in &write.batches {
@@ -198,6 +201,7 @@ impl World {
             log_end: disk.log_end(),
             high_watermark: disk.high_watermark,
             epochs: disk.epochs.clone(),
+            producers: disk.producers.clone(),
         });
         let config = ReplicasConfig { me: BrokerId(id), run_id: run, timeout_scale: 1, weakened };
         let machine = Replicas::new(now, config, stored.collect());

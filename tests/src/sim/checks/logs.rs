@@ -1,6 +1,7 @@
 //! R1 to R6 and T1: what is committed, who leads, what readers see and what is deleted.
 
 use super::{Checked, ensure};
+use crate::sim::clients::ticket_of;
 use crate::sim::disk::{Disk, Log};
 use pubsub_core::control::image::{Image, PartitionEntry};
 use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, StorageId, TopicPartition};
@@ -65,6 +66,12 @@ impl LogChecks {
     /// Returns the committed batches of a partition in `[from, end)`.
     pub fn committed(&self, partition: TopicPartition, from: Offset, end: Offset) -> &[Batch] {
         self.partitions.get(&partition).map_or(&[], |known| known.range(from, end))
+    }
+
+    /// Returns which publish is committed at an offset.
+    pub fn publish_at(&self, partition: TopicPartition, offset: Offset) -> Option<u64> {
+        let batch = self.committed(partition, offset, offset + 1).first()?;
+        batch.records().find(|record| record.offset == offset).and_then(|record| ticket_of(record.value))
     }
 
     /// Returns the end of the committed records of a partition.

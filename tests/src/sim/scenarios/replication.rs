@@ -12,15 +12,15 @@ use std::rc::Rc;
 
 /// Who is what in a script.
 #[derive(Clone, Copy, Debug)]
-struct Cast {
-    partition: TopicPartition,
-    leader: BrokerId,
+pub(super) struct Cast {
+    pub(super) partition: TopicPartition,
+    pub(super) leader: BrokerId,
     controller: BrokerId,
     follower: BrokerId,
 }
 
 /// Makes a topic of three replicas and picks a partition whose leader is not the controller.
-fn cast(world: &mut World) -> Flow<Cast> {
+pub(super) fn cast(world: &mut World) -> Flow<Cast> {
     let topic = world.create_topic("stage", 6, 3, 2)?;
     let controller = controller_but(world, None)?;
     world.run_until(3_000, |world| world.unhealed().is_none())?;
@@ -61,7 +61,7 @@ fn until_in_sync(world: &mut World, partition: TopicPartition, member: BrokerId,
 }
 
 /// Waits for a leader other than `old` that leads in its own eyes too.
-fn new_leader(world: &mut World, partition: TopicPartition, old: BrokerId) -> Flow<BrokerId> {
+pub(super) fn new_leader(world: &mut World, partition: TopicPartition, old: BrokerId) -> Flow<BrokerId> {
     let leader = |world: &World| {
         let leader = world.entry(partition)?.leader.filter(|leader| *leader != old)?;
         world.view(leader, partition).is_some_and(|view| view.role == Role::Leader).then_some(leader)
