@@ -113,6 +113,9 @@ impl Broker {
                 AppendError::NotLeader { .. }
                 | AppendError::NotEnoughReplicas { .. }
                 | AppendError::UnexpectedEnd { .. }
+                | AppendError::OutOfOrder { .. }
+                | AppendError::ProducerFenced { .. }
+                | AppendError::Duplicate
                 | AppendError::StorageFull
                 | AppendError::Overloaded,
             ) => "refused",

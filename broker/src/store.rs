@@ -7,6 +7,7 @@
 mod error;
 mod log;
 mod meta;
+mod producers;
 mod reader;
 mod recover;
 mod schema;

@@ -50,7 +50,7 @@ pub(crate) struct PublishArgs {
     /// Publish to this partition instead of the one that the key leads to
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
-    /// Stop when an answer is lost, instead of sending the records again (which may publish them twice)
+    /// Stop when an answer is lost, instead of sending the records again (with --acks all brokers store them once)
     #[arg(long)]
     at_most_once: bool,
     /// Go on trying for this many seconds when no broker takes a record
@@ -135,6 +135,7 @@ pub(crate) async fn run(args: PublishArgs) -> Result<(), Failure> {
     let config = ProducerConfig {
         acks: args.acks.into(),
         partition: args.partition,
+        idempotent: !args.at_most_once,
         retry_unknown: !args.at_most_once,
         halt_on_failure: true,
         ..ProducerConfig::default()

@@ -22,9 +22,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("{number} is at offset {}", delivery.placed.offset);
     }
 
-    // Retrying an unknown outcome loses nothing, but may publish a record twice.
-    let config = ProducerConfig { retry_unknown: true, ..ProducerConfig::default() };
-    let batches = client.batch_producer(&topic, config);
+    // A batch whose answer is lost is sent again, and stored once all the same.
+    let batches = client.batch_producer(&topic, ProducerConfig::default());
     let mut tickets = Vec::new();
     for number in 0..1_000 {
         tickets.push(batches.send(NewRecord::json(&number)?).await?);

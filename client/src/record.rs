@@ -60,6 +60,11 @@ impl NewRecord {
         self
     }
 
+    /// Returns the key, if there is one.
+    pub fn key_text(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// Sets the headers.
     ///
     /// # Errors

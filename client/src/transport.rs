@@ -177,6 +177,8 @@ fn judge(status: StatusCode, problem: Problem) -> Verdict {
     match (status.as_u16(), problem.ambiguous) {
         (_, Some(true)) => Verdict::Unknown,
         (429, _) => Verdict::SlowDown { at_least },
+        // A leader that was replaced and does not know it lacks what its successor took.
+        (409, _) if problem.code == ErrorCode::OutOfOrder => Verdict::Again { at_least },
         (503 | 421 | 425, _) | (502 | 504, Some(false)) => Verdict::Again { at_least },
         (507, _) | (500.., Some(false)) => Verdict::No(Box::new(problem)),
         (500.., None) => Verdict::Unknown,

@@ -141,7 +141,8 @@ async fn a_broker_that_says_perhaps_is_believed() {
         problem(Problem { ambiguous: Some(true), ..Problem::new(ErrorCode::CommitTimeout, "not in time") })
     });
     let url = serve(router).await;
-    let publisher = client(&[&url]).producer("t");
+    let config = ProducerConfig { idempotent: false, ..ProducerConfig::default() };
+    let publisher = client(&[&url]).producer_with("t", config);
     let error = publisher.publish(&NewRecord::text("a")).await.unwrap_err();
     assert!(matches!(error, PublishError::Unknown(_)), "{error}");
     assert_eq!(count.load(Ordering::SeqCst), 1);
@@ -234,7 +235,12 @@ async fn read(State(log): State<Log>, Query(query): Query<HashMap<String, String
 async fn batches_keep_the_order_and_answer_for_every_record() {
     let log = Log::default();
     let url = serve(broker(&log, 1, Vec::new())).await;
-    let config = ProducerConfig { batch_records_max: 7, linger: Duration::ZERO, ..ProducerConfig::default() };
+    let config = ProducerConfig {
+        batch_records_max: 7,
+        linger: Duration::ZERO,
+        idempotent: false,
+        ..ProducerConfig::default()
+    };
     let producer = client(&[&url]).batch_producer("t", config);
     let mut tickets = Vec::new();
     for number in 0..500 {
@@ -256,6 +262,7 @@ async fn after_a_failed_batch_no_later_record_overtakes_it() {
         batch_records_max: 1,
         linger: Duration::ZERO,
         halt_on_failure: true,
+        partition: Some(0),
         ..ProducerConfig::default()
     };
     let producer = client(&[&url]).batch_producer("t", config);
@@ -264,6 +271,109 @@ async fn after_a_failed_batch_no_later_record_overtakes_it() {
     assert!(matches!(first.await, Err(PublishError::No(_))));
     assert!(matches!(second.await, Err(PublishError::Closed)));
     assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+/// What a broker saw of publishes: partition, producer id, epoch, sequence, records.
+type Seen = Arc<Mutex<Vec<(String, String, String, String, usize)>>>;
+
+/// A broker with a topic of four partitions that answers each publish as it is told.
+fn sequenced(
+    seen: &Seen,
+    answer: impl Fn(usize) -> Option<Problem> + Clone + Send + Sync + 'static,
+) -> Router {
+    let seen = Arc::clone(seen);
+    let publish = move |Query(query): Query<HashMap<String, String>>,
+                        headers: HeaderMap,
+                        Json(body): Json<Value>| {
+        let header = |name: &str| headers[name].to_str().unwrap().to_owned();
+        let count = body["records"].as_array().map_or(1, Vec::len);
+        let mut seen = seen.lock().unwrap();
+        let place = query["partition"].clone();
+        seen.push((place, header("producer-id"), header("producer-epoch"), header("producer-seq"), count));
+        let refused = answer(seen.len());
+        async move {
+            let placed = json!({"partition": 0, "offset": 0});
+            match refused {
+                Some(refused) => problem(refused),
+                None if count == 1 && body["records"].is_null() => Json(json!({
+                    "topic": "t", "partition": 0, "offset": 0, "timestamp_ms": 0, "leader_epoch": 1, "isr": [1],
+                }))
+                .into_response(),
+                None => Json(json!({"topic": "t", "results": vec![placed; count]})).into_response(),
+            }
+        }
+    };
+    let described = json!({"topic": "t", "partition_count": 4});
+    Router::new()
+        .route("/topics/t/publish", post(publish))
+        .route("/admin/topics/t", get(move || async move { Json(described) }))
+}
+
+#[tokio::test]
+async fn an_idempotent_producer_sends_what_is_unknown_again_under_the_same_sequence() {
+    let seen = Seen::default();
+    let perhaps = || Problem { ambiguous: Some(true), ..Problem::new(ErrorCode::CommitTimeout, "") };
+    let url = serve(sequenced(&seen, move |number| match number {
+        2 => Some(perhaps()),
+        3 => Some(Problem::new(ErrorCode::OutOfOrder, "a replaced leader")),
+        _ => None,
+    }))
+    .await;
+    let producer = client(&[&url]).producer("t");
+    let record = || NewRecord::text("a").key("k");
+    producer.publish(&record()).await.unwrap();
+    let delivery = producer.publish(&record()).await.unwrap();
+    assert_eq!((delivery.retries, delivery.perhaps_twice), (2, false));
+    producer.publish_many(&[record(), record()]).await.unwrap();
+    producer.publish(&record()).await.unwrap();
+    let seen = seen.lock().unwrap();
+    let told: Vec<_> = seen.iter().map(|(_, _, epoch, sequence, _)| format!("{epoch}/{sequence}")).collect();
+    assert_eq!(told, ["0/0", "0/1", "0/1", "0/1", "0/2", "0/4"]);
+    assert!(seen.iter().all(|one| (&one.0, &one.1) == (&seen[0].0, &seen[0].1)), "one partition, one id");
+}
+
+#[tokio::test]
+async fn an_idempotent_producer_that_gives_up_begins_anew_with_a_higher_epoch() {
+    let seen = Seen::default();
+    let perhaps = || Problem { ambiguous: Some(true), ..Problem::new(ErrorCode::CommitTimeout, "") };
+    let answered = Arc::new(AtomicUsize::new(0));
+    let healthy = Arc::clone(&answered);
+    let url = serve(sequenced(&seen, move |_| (healthy.load(Ordering::SeqCst) == 0).then(perhaps))).await;
+    let config = ProducerConfig { partition: Some(2), ..ProducerConfig::default() };
+    let producer = client(&[&url]).producer_with("t", config);
+    let error = producer.publish(&NewRecord::text("a")).await.unwrap_err();
+    assert!(matches!(error, PublishError::Unknown(_)), "{error}");
+    answered.store(1, Ordering::SeqCst);
+    producer.publish(&NewRecord::text("b")).await.unwrap();
+    let seen = seen.lock().unwrap();
+    let last = seen.last().unwrap();
+    assert_eq!((last.0.as_str(), last.2.as_str(), last.3.as_str()), ("2", "1", "0"));
+    assert!(seen[..seen.len() - 1].iter().all(|one| one.2 == "0" && one.3 == "0"));
+}
+
+#[tokio::test]
+async fn records_of_many_partitions_each_follow_their_own_sequence() {
+    let seen = Seen::default();
+    let url = serve(sequenced(&seen, |_| None)).await;
+    let config = ProducerConfig { batch_records_max: 5, linger: Duration::ZERO, ..ProducerConfig::default() };
+    let producer = client(&[&url]).batch_producer("t", config);
+    let mut tickets = Vec::new();
+    for number in 0..400 {
+        let record = NewRecord::json(&number).unwrap();
+        let record = if number % 2 == 0 { record.key(format!("k{number}")) } else { record };
+        tickets.push(producer.send(record).await.unwrap());
+    }
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    producer.close().await;
+    let mut next: HashMap<String, usize> = HashMap::new();
+    for (partition, _, epoch, sequence, count) in seen.lock().unwrap().iter() {
+        let next = next.entry(partition.clone()).or_default();
+        assert_eq!((epoch.as_str(), sequence.parse()), ("0", Ok(*next)), "partition {partition}");
+        *next += count;
+    }
+    assert_eq!((next.len(), next.values().sum::<usize>()), (4, 400));
 }
 
 #[tokio::test]

@@ -199,7 +199,7 @@ async fn a_publisher_may_say_which_offset_it_expects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotent_producer_is_stored_once_in_order_or_told_that_this_is_not_to_be_had() {
+async fn an_idempotent_producers_records_are_stored_once_and_in_order() {
     let (_cluster, topic) = topic("idempotent", "rf=3").await;
     let id = uuid::Uuid::new_v4().to_string();
     let content = |epoch: u32, sequence: u32| {
@@ -212,12 +212,6 @@ async fn an_idempotent_producer_is_stored_once_in_order_or_told_that_this_is_not
     let answer = topic.post(1, "", half).await.unwrap();
     assert!([400, 422].contains(&answer.status), "all three headers or none: {answer}");
     let first = topic.post(1, "", content(0, 0)).await.unwrap();
-    if first.status == 422 {
-        // A broker without idempotent producers may not take the record as an ordinary one.
-        first.expect_problem(422, "UNSUPPORTED");
-        assert_eq!(topic.publish(1, "nothing before").await, 0);
-        return;
-    }
     assert_eq!(first.expect(200)["offset"], 0);
     for sequence in 1..3 {
         let answer = topic.post(1, "", content(0, sequence)).await.unwrap().expect(200);
@@ -227,7 +221,8 @@ async fn an_idempotent_producer_is_stored_once_in_order_or_told_that_this_is_not
         let again = topic.post(via, "", content(0, sequence)).await.unwrap().expect(200);
         assert_eq!((&again["offset"], &again["duplicate"]), (&json!(sequence), &json!(true)), "{again}");
     }
-    topic.post(1, "", content(0, 9)).await.unwrap().expect_problem(409, "OUT_OF_ORDER");
+    let gap = topic.post(1, "", content(0, 9)).await.unwrap().expect_problem(409, "OUT_OF_ORDER");
+    assert_eq!((&gap["next_sequence"], &gap["ambiguous"]), (&json!(3), &json!(false)));
     topic.post(1, "", content(1, 3)).await.unwrap().expect(200);
     topic.post(1, "", content(0, 4)).await.unwrap().expect_problem(403, "PRODUCER_FENCED");
 }

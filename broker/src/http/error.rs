@@ -137,6 +137,19 @@ pub(crate) fn append(error: &AppendError, partition: u32) -> ApiError {
             refused.0.log_end = Some(*log_end);
             refused.ambiguous(false)
         }
+        AppendError::OutOfOrder { expected } => {
+            let detail = format!(
+                "{text}; nothing was written; send what is missing first (if the records before were acknowledged, a replaced leader answered: try again)"
+            );
+            let mut refused = ApiError::new(ErrorCode::OutOfOrder, detail);
+            refused.0.next_sequence = Some(*expected);
+            refused.ambiguous(false)
+        }
+        AppendError::ProducerFenced { .. } => {
+            let detail = format!("{text}; nothing was written; stop, or begin again with a higher epoch");
+            ApiError::new(ErrorCode::ProducerFenced, detail).ambiguous(false)
+        }
+        AppendError::Duplicate => ApiError::new(ErrorCode::DuplicateSequence, text).ambiguous(false),
         AppendError::StorageFull => {
             let detail = "the leader's storage is full and nothing was written; free or add space";
             ApiError::new(ErrorCode::StorageFull, detail).ambiguous(false)

@@ -10,7 +10,7 @@ use super::topics::{Topic, entry_of};
 use super::{App, Call, Segments};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use body::{Body, read, refuse_idempotent};
+use body::{Body, producer, read};
 use futures::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pubsub_core::ids::{BrokerId, Offset, TopicPartition};
@@ -18,10 +18,10 @@ use pubsub_core::limits::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, PUBLISH_TIMEOUT_MS_DEFAULT, REQUEST_TIMEOUT_MS_MAX,
 };
 use pubsub_core::partition::{Acks, AppendError, Appended};
-use pubsub_core::record::{Batch, BatchBuilder, FRAME_BYTES, HEADER_BYTES};
+use pubsub_core::record::{Batch, BatchBuilder, FRAME_BYTES, HEADER_BYTES, Producer};
 use pubsub_core::wire::client::{
-    BATCH_MEDIA_TYPE, EXPECTED_OFFSET_HEADER, LEADER_EPOCH_HEADER, Placed, Published, PublishedBatch,
-    PublishedMany, partition_of_key,
+    BATCH_MEDIA_TYPE, EXPECTED_OFFSET_HEADER, LEADER_EPOCH_HEADER, PRODUCER_ID_HEADER, PRODUCER_SEQ_HEADER,
+    Placed, Published, PublishedBatch, PublishedMany, partition_of_key,
 };
 use pubsub_core::wire::error::{ErrorCode, Problem};
 use std::collections::BTreeMap;
@@ -56,6 +56,9 @@ struct Wanted {
         ("partition" = Option<u32>, Query, description = "Where to; else by the key's hash, or by turns without a key"),
         ("timeout_ms" = Option<u64>, Query, description = "Longest time to wait, at most 60000; default 10000"),
         ("Pubsub-Expected-Offset" = Option<u64>, Header, description = "Publish only if the log ends here, else 412"),
+        ("Producer-Id" = Option<String>, Header, description = "Of an idempotent producer, with the two below: a UUID that it chose. All records must go to one partition"),
+        ("Producer-Epoch" = Option<u16>, Header, description = "0 at first; a higher one begins anew and fences the lower ones"),
+        ("Producer-Seq" = Option<u32>, Header, description = "Sequence of the first record in this partition. What is there already is answered with `duplicate`"),
         ("Pubsub-Key" = Option<String>, Header, description = "Key of a raw body; `Pubsub-Header-*` become its headers"),
     ),
     request_body(content(
@@ -67,7 +70,9 @@ struct Wanted {
     )),
     responses(
         (status = 200, description = "Acknowledged", body = Published),
+        (status = 403, description = "PRODUCER_FENCED", body = Problem),
         (status = 404, description = "TOPIC_NOT_FOUND, PARTITION_NOT_FOUND", body = Problem),
+        (status = 409, description = "OUT_OF_ORDER, DUPLICATE_SEQUENCE", body = Problem),
         (status = 412, description = "UNEXPECTED_END", body = Problem),
         (status = 413, description = "RECORD_TOO_LARGE, BODY_TOO_LARGE", body = Problem),
         (status = 422, description = "VALIDATION_FAILED, UNSUPPORTED", body = Problem),
@@ -82,7 +87,7 @@ pub(crate) async fn publish(
     call: Call,
 ) -> ApiResult<Response> {
     let wanted = wanted(&call)?;
-    refuse_idempotent(&call.headers)?;
+    let producer = producer(&call.headers)?;
     let forwarded = call.forwarded();
     let bytes = call.body().await?;
     let topic = app.topic(&name, forwarded).await?;
@@ -96,7 +101,7 @@ pub(crate) async fn publish(
         topic.partition(partition)?;
     }
     let body = read(&bytes.headers, &bytes.body)?;
-    let at = Publish { app: &app, topic: &topic, wanted, forwarded, headers: &bytes.headers };
+    let at = Publish { app: &app, topic: &topic, wanted, producer, forwarded, headers: &bytes.headers };
     match body {
         Body::One(record) => at.one(record).await,
         Body::Many(records) => at.many(records).await,
@@ -166,15 +171,19 @@ struct Publish<'a> {
     app: &'a App,
     topic: &'a Topic,
     wanted: Wanted,
+    /// Of an idempotent producer: what it said of the first record.
+    producer: Option<Producer>,
     forwarded: bool,
     headers: &'a HeaderMap,
 }
 
 impl Publish<'_> {
     async fn one(&self, record: NewRecord<'_>) -> ApiResult<Response> {
+        self.check_place(self.producer.is_some(), record.key.is_some())?;
         let partition = self.choose(record.key.as_deref(), self.app.turn());
         let mut builder = BatchBuilder::new();
         push(&mut builder, &record);
+        self.sign(&mut builder, 0)?;
         let appended = self.append(partition, build(builder)?).await?;
         let epoch = appended.leader_epoch;
         let published = Published {
@@ -184,12 +193,18 @@ impl Publish<'_> {
             timestamp_ms: appended.timestamp_ms,
             leader_epoch: epoch,
             isr: appended.isr,
+            duplicate: appended.duplicate,
         };
         Ok(([(LEADER_EPOCH_HEADER, HeaderValue::from(epoch.0))], axum::Json(published)).into_response())
     }
 
     async fn batch(&self, batch: Batch) -> ApiResult<Response> {
+        if self.producer.is_some() {
+            let msg = "a batch names its producer itself: leave the header out";
+            return Err(ApiError::field("value_error", &["header", PRODUCER_ID_HEADER], msg));
+        }
         let count = batch.count();
+        self.check_place(batch.producer().is_some(), false)?;
         let partition = self.choose(None, self.app.turn());
         let appended = self.append(partition, batch).await?;
         let epoch = appended.leader_epoch;
@@ -201,6 +216,7 @@ impl Publish<'_> {
             timestamp_ms: appended.timestamp_ms,
             leader_epoch: epoch,
             isr: appended.isr,
+            duplicate: appended.duplicate,
         };
         Ok(([(LEADER_EPOCH_HEADER, HeaderValue::from(epoch.0))], axum::Json(published)).into_response())
     }
@@ -208,25 +224,34 @@ impl Publish<'_> {
     async fn many(&self, records: Vec<NewRecord<'_>>) -> ApiResult<Response> {
         let count = records.len();
         let mut results = vec![Placed { partition: 0, offset: 0 }; count];
-        self.shares(&records, 0, &mut results).await?;
-        Ok(axum::Json(PublishedMany { topic: self.topic.name.to_string(), results }).into_response())
+        let duplicate = self.shares(&records, 0, &mut results).await?;
+        let topic = self.topic.name.to_string();
+        Ok(axum::Json(PublishedMany { topic, results, duplicate }).into_response())
     }
 
     /// Lines are a stream: more than fits a batch goes out as several, in order, and is not atomic.
     async fn lines(&self, records: Vec<NewRecord<'_>>) -> ApiResult<Response> {
         let mut results = vec![Placed { partition: 0, offset: 0 }; records.len()];
-        let mut done = 0;
+        let (mut done, mut duplicate) = (0, !records.is_empty());
         while done < records.len() {
             let end = done + batch_prefix(&records[done..]);
             let placed = self.shares(&records[done..end], done, &mut results).await;
-            placed.map_err(|error| partly(error, done))?;
+            duplicate &= placed.map_err(|error| partly(error, done))?;
             done = end;
         }
-        Ok(axum::Json(PublishedMany { topic: self.topic.name.to_string(), results }).into_response())
+        let topic = self.topic.name.to_string();
+        Ok(axum::Json(PublishedMany { topic, results, duplicate }).into_response())
     }
 
-    /// Publishes records as one batch a partition and notes their places in `results`, from `first` on.
-    async fn shares(&self, records: &[NewRecord<'_>], first: usize, results: &mut [Placed]) -> ApiResult<()> {
+    /// Publishes records as one batch a partition and notes their places in `results`, from `first` on. Returns whether all
+    /// of them were there before.
+    async fn shares(
+        &self,
+        records: &[NewRecord<'_>],
+        first: usize,
+        results: &mut [Placed],
+    ) -> ApiResult<bool> {
+        self.check_place(self.producer.is_some(), records.iter().all(|record| record.key.is_some()))?;
         let turn = self.app.turn();
         let mut shares: BTreeMap<u32, Share> = BTreeMap::new();
         for (index, record) in records.iter().enumerate() {
@@ -234,23 +259,30 @@ impl Publish<'_> {
             push(&mut share.builder, record);
             share.indices.push(first + index);
         }
-        if shares.len() > 1 && self.wanted.expected_offset.is_some() {
+        let only_one = match (self.wanted.expected_offset, self.producer) {
+            (Some(_), _) => Some(EXPECTED_OFFSET_HEADER),
+            (None, Some(_)) => Some(PRODUCER_SEQ_HEADER),
+            (None, None) => None,
+        };
+        if let Some(header) = only_one.filter(|_| shares.len() > 1) {
             let msg = "the records belong to several partitions: name one with ?partition=";
-            return Err(ApiError::field("value_error", &["header", EXPECTED_OFFSET_HEADER], msg));
+            return Err(ApiError::field("value_error", &["header", header], msg));
         }
         let mut batches = Vec::with_capacity(shares.len());
-        for (partition, share) in shares {
+        for (partition, mut share) in shares {
+            self.sign(&mut share.builder, first)?;
             batches.push((partition, build(share.builder)?, share.indices));
         }
         let appends = batches.into_iter().map(async |(partition, batch, indices)| {
             self.append(partition, batch).await.map(|appended| (partition, appended, indices))
         });
         let mut failed = None;
-        let mut any = false;
+        let (mut any, mut duplicate) = (false, true);
         for outcome in join_all(appends).await {
             match outcome {
                 Ok((partition, appended, indices)) => {
                     any = true;
+                    duplicate &= appended.duplicate;
                     for (offset, index) in (appended.base_offset..).zip(indices) {
                         results[index] = Placed { partition, offset };
                     }
@@ -259,11 +291,33 @@ impl Publish<'_> {
             }
         }
         match failed {
-            None => Ok(()),
+            None => Ok(any && duplicate),
             // Some partitions have their records and others don't: of the request as a whole that is "perhaps".
             Some(error) if any => Err(error.ambiguous(true)),
             Some(error) => Err(error),
         }
+    }
+
+    /// Refuses an idempotent producer's records that would go to another partition when they are sent again.
+    fn check_place(&self, idempotent: bool, keyed: bool) -> ApiResult<()> {
+        if !idempotent || keyed || self.wanted.partition.is_some() || self.topic.partitions() == 1 {
+            return Ok(());
+        }
+        let msg = "sequences belong to a partition: name it with ?partition=, or give the record a key";
+        Err(ApiError::field("value_error", &["header", PRODUCER_SEQ_HEADER], msg))
+    }
+
+    /// Marks a batch that starts with the request's record `index` as the producer's.
+    fn sign(&self, builder: &mut BatchBuilder, index: usize) -> ApiResult<()> {
+        let Some(producer) = self.producer else { return Ok(()) };
+        let first = u32::try_from(index).ok().and_then(|index| producer.first_sequence.checked_add(index));
+        let last = first.and_then(|first| first.checked_add(builder.count().saturating_sub(1)));
+        let (Some(first_sequence), Some(_)) = (first, last) else {
+            let msg = "no sequences are left in this epoch: begin again at 0 with a higher epoch";
+            return Err(ApiError::field("value_error", &["header", PRODUCER_SEQ_HEADER], msg));
+        };
+        builder.producer(Producer { first_sequence, ..producer });
+        Ok(())
     }
 
     fn choose(&self, key: Option<&[u8]>, turn: u32) -> u32 {
@@ -275,6 +329,7 @@ impl Publish<'_> {
     async fn append(&self, partition: u32, batch: Batch) -> ApiResult<Appended> {
         let tp = self.topic.partition(partition)?;
         let started = Instant::now();
+        let mut perhaps = false;
         loop {
             let image = self.app.image().await?;
             let leader = entry_of(&image, tp).and_then(|entry| entry.leader);
@@ -293,14 +348,17 @@ impl Publish<'_> {
                     Err(refused) => refused,
                 },
             };
+            // What one try may have stored, the refusal of a later one does not undo.
+            perhaps |= refused.0.ambiguous == Some(true);
+            let refused = if perhaps { refused.ambiguous(true) } else { refused };
             let patience = match (refused.code(), self.forwarded) {
                 (ErrorCode::NotEnoughReplicas, _) => REPLICAS_WAIT,
                 (_, true) => FORWARDED_WAIT,
                 (_, false) => Duration::MAX,
             };
             let left = self.wanted.deadline.saturating_duration_since(Instant::now());
-            if !worth_retrying(&refused) || left <= RETRY_PAUSE || started.elapsed() + RETRY_PAUSE > patience
-            {
+            let again = worth_retrying(&refused, batch.producer().is_some());
+            if !again || left <= RETRY_PAUSE || started.elapsed() + RETRY_PAUSE > patience {
                 return Err(refused);
             }
             let newer = Instant::now() + RETRY_PAUSE;
@@ -357,6 +415,7 @@ impl Publish<'_> {
                 timestamp_ms: placed.timestamp_ms,
                 leader_epoch: placed.leader_epoch,
                 isr: placed.isr,
+                duplicate: placed.duplicate,
             });
         }
         Err(problem(&answer)
@@ -402,8 +461,9 @@ fn batch_prefix(records: &[NewRecord<'_>]) -> usize {
     records.iter().take(BATCH_RECORDS_MAX).take_while(fits).count().max(1)
 }
 
-/// Whether a failure is definite and may pass by itself.
-fn worth_retrying(refused: &ApiError) -> bool {
+/// Whether a failure may pass by itself, and another try does no harm: it was definite, or the records are an idempotent
+/// producer's.
+fn worth_retrying(refused: &ApiError, idempotent: bool) -> bool {
     let passing = matches!(
         refused.code(),
         ErrorCode::NotLeader
@@ -411,7 +471,10 @@ fn worth_retrying(refused: &ApiError) -> bool {
             | ErrorCode::Unavailable
             | ErrorCode::BrokerUnreachable
     );
-    passing && refused.0.ambiguous == Some(false)
+    match refused.0.ambiguous {
+        Some(false) => passing,
+        Some(true) | None => idempotent && (passing || refused.code() == ErrorCode::OutcomeUnknown),
+    }
 }
 
 impl App {
@@ -458,8 +521,8 @@ mod tests {
     }
 
     #[test]
-    fn only_what_failed_for_certain_is_tried_again() {
-        let ask = |error: AppendError| worth_retrying(&append_error(&error, 0));
+    fn only_what_failed_for_certain_or_is_idempotent_is_tried_again() {
+        let ask = |error: AppendError| worth_retrying(&append_error(&error, 0), false);
         assert!(ask(AppendError::NotLeader { leader: None }));
         assert!(ask(AppendError::NotEnoughReplicas { alive: 1, min_isr: 2 }));
         for error in
@@ -468,8 +531,10 @@ mod tests {
             assert!(!ask(error));
         }
         let cut = super::super::forward::ForwardError::NoAnswer("x".into()).of_change();
-        assert!(!worth_retrying(&cut));
+        assert!(!worth_retrying(&cut, false));
+        assert!(worth_retrying(&cut, true));
+        assert!(!worth_retrying(&append_error(&AppendError::OutOfOrder { expected: 1 }, 0), true));
         let never_sent = super::super::forward::ForwardError::NotSent("x".into()).of_change();
-        assert!(worth_retrying(&never_sent));
+        assert!(worth_retrying(&never_sent, false));
     }
 }

@@ -1,11 +1,11 @@
 //! How one replica's change becomes rows, and how rows become batches again.
 
-use super::StoreError;
 use super::schema::{OFFSET_BITS, OFFSET_END, PART_END};
 use super::seal::Sealer;
+use super::{StoreError, producers};
 use bytes::Bytes;
 use pubsub_core::ids::{LeaderEpoch, Offset, TopicPartition};
-use pubsub_core::partition::ReplicaWrite;
+use pubsub_core::partition::{ProducerBatch, ReplicaWrite};
 use pubsub_core::record::Batch;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,7 +84,7 @@ impl SealedWrite {
 }
 
 /// Returns an offset or another count as SQLite stores it.
-fn integer(value: u64) -> i64 {
+pub(crate) fn integer(value: u64) -> i64 {
     i64::try_from(value).expect("offsets are checked against their 40 bits")
 }
 
@@ -178,16 +178,11 @@ impl Change {
             }
             (part.log_start, part.log_end) = (start, start);
         }
-        for (epoch, start) in &write.epoch_starts {
-            connection
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO epoch(part, leader_epoch, start_offset) VALUES (?1, ?2, ?3)",
-                )?
-                .execute(params![part.id, epoch.0, integer((*start).min(OFFSET_END))])?;
-        }
+        enter_epochs(connection, part.id, &write.epoch_starts)?;
         for batch in &sealed.batches {
             append(connection, partition, &mut part, batch)?;
         }
+        producers::forget(connection, part.id, &write.forgotten)?;
         if part.log_end != write.log_end {
             return misfit(partition, &format!("the log ends at {}, not at {}", part.log_end, write.log_end));
         }
@@ -233,6 +228,7 @@ impl Change {
             .prepare_cached("DELETE FROM part WHERE topic_id = ?1 AND no = ?2")?
             .execute(params![partition.topic.0.as_bytes(), partition.partition])?;
         connection.prepare_cached("DELETE FROM epoch WHERE part = ?1")?.execute([part.id])?;
+        producers::drop_all(connection, part.id)?;
         connection.prepare_cached("INSERT OR IGNORE INTO dropped(part) VALUES (?1)")?.execute([part.id])?;
         self.dropped.push(part.id);
         Ok(())
@@ -277,7 +273,23 @@ fn truncate(
     connection.prepare_cached("DELETE FROM batch WHERE id >= ?1 AND id < ?2")?.execute([low, high])?;
     part.log_end = end;
     part.bytes -= freed;
+    producers::truncate(connection, part.id, end)?;
     drop_epochs(connection, part.id, end)
+}
+
+fn enter_epochs(
+    connection: &Connection,
+    part: i64,
+    starts: &[(LeaderEpoch, Offset)],
+) -> rusqlite::Result<()> {
+    for (epoch, start) in starts {
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO epoch(part, leader_epoch, start_offset) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![part, epoch.0, integer((*start).min(OFFSET_END))])?;
+    }
+    Ok(())
 }
 
 fn drop_epochs(connection: &Connection, part: i64, end: Offset) -> Result<(), StoreError> {
@@ -328,6 +340,9 @@ fn append(
             sealed.seal,
             &sealed.stored[..],
         ])?;
+    if let Some(remembered) = ProducerBatch::of(batch) {
+        producers::remember(connection, part.id, &remembered)?;
+    }
     part.log_end = batch.end_offset();
     part.bytes += i64::try_from(sealed.stored.len()).expect("batches are bounded by limits");
     Ok(())

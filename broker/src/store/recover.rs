@@ -2,7 +2,7 @@
 
 use super::log::{BATCH_COLUMNS, Part, Parts, batch_id, batch_of, last_before};
 use super::seal::Sealer;
-use super::{OpenError, StoreError};
+use super::{OpenError, StoreError, producers};
 use pubsub_core::ids::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use pubsub_core::partition::StoredReplica;
 use rusqlite::{Connection, OptionalExtension};
@@ -36,6 +36,7 @@ pub(crate) fn recover(
             log_end: part.log_end,
             high_watermark: part.high_watermark,
             epochs: epochs(connection, part.id).map_err(failed)?,
+            producers: producers::stored(connection, part.id).map_err(failed)?,
         });
         if has_leftovers(connection, part).map_err(failed)? {
             parts.trimmed.insert(*partition);

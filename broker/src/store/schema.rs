@@ -29,7 +29,7 @@ pub(crate) struct FileKind {
 
 /// `pubsub.sqlite`.
 pub(crate) const RECORDS: FileKind =
-    FileKind { application_id: 0x5053_4252, migrations: &[RECORDS_1], views: views::records };
+    FileKind { application_id: 0x5053_4252, migrations: &[RECORDS_1, RECORDS_2], views: views::records };
 /// `meta.sqlite`.
 pub(crate) const META: FileKind =
     FileKind { application_id: 0x5053_424d, migrations: &[META_1], views: String::new };
@@ -47,6 +47,13 @@ CREATE TABLE producer(part INTEGER NOT NULL, pid BLOB NOT NULL, pepoch INTEGER N
 CREATE TABLE dropped(part INTEGER PRIMARY KEY);
 CREATE TABLE topic_name(topic_id BLOB PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE key(seal INTEGER PRIMARY KEY, key_id TEXT NOT NULL, salt BLOB NOT NULL, check_value BLOB NOT NULL);
+";
+
+/// What is remembered of idempotent producers: a row a batch. The table before it was never written.
+const RECORDS_2: &str = "
+DROP TABLE producer;
+CREATE TABLE producer_batch(part INTEGER NOT NULL, pid BLOB NOT NULL, base_offset INTEGER NOT NULL, pepoch INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL, count INTEGER NOT NULL, ts INTEGER NOT NULL, PRIMARY KEY(part, pid, base_offset)) WITHOUT ROWID;
 ";
 
 const META_1: &str = "

@@ -10,7 +10,8 @@ mod views;
 
 use super::*;
 use pubsub_core::ids::LeaderEpoch;
-use pubsub_core::record::{BatchBuilder, ValueKind};
+use pubsub_core::partition::ProducerBatch;
+use pubsub_core::record::{BatchBuilder, Producer, ValueKind};
 use std::path::Path;
 use std::sync::Mutex;
 use tempfile::TempDir;
@@ -49,6 +50,17 @@ fn batch(base: Offset, count: u64, epoch: u32) -> Batch {
     builder.build(base, LeaderEpoch(epoch), 1_700_000_000_000).unwrap()
 }
 
+/// The same, of one of three idempotent producers; sequences and offsets are alike.
+fn produced(base: Offset, count: u64, epoch: u32) -> Batch {
+    let mut builder = BatchBuilder::new();
+    let id = uuid::Uuid::from_u128(u128::from(base % 3) + 1);
+    builder.producer(Producer { id, epoch: 5, first_sequence: u32::try_from(base).unwrap() });
+    for offset in base..base + count {
+        builder.push(None, b"", ValueKind::Json, format!("{{\"at\":{offset}}}").as_bytes());
+    }
+    builder.build(base, LeaderEpoch(epoch), 1_700_000_000_000).unwrap()
+}
+
 /// A write that appends to a log of one epoch and leaves its start where it was.
 fn append(partition: TopicPartition, log_start: Offset, batches: Vec<Batch>) -> ReplicaWrite {
     let log_end = batches.last().unwrap().end_offset();
@@ -59,6 +71,7 @@ fn append(partition: TopicPartition, log_start: Offset, batches: Vec<Batch>) -> 
         reset_to: None,
         epoch_starts: Vec::new(),
         batches,
+        forgotten: Vec::new(),
         leader_epoch: LeaderEpoch(1),
         log_start,
         log_end,
@@ -133,6 +146,7 @@ async fn a_synced_write_survives_a_crash() {
         log_end,
         high_watermark,
         epochs,
+        producers: vec![],
     };
     assert_eq!(again.replicas, [stored(A, 5, 2, vec![(LeaderEpoch(1), 0)]), stored(B, 1, 0, vec![])]);
     assert_eq!(again.hard.boot, 2);

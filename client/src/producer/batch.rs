@@ -117,11 +117,13 @@ struct Collector {
     lanes: BTreeMap<LaneId, Lane>,
     in_flight: JoinSet<(LaneId, bool)>,
     halted: bool,
+    /// Of an idempotent producer: where records without a key go until the next batch leaves for there.
+    keyless: LaneId,
 }
 
 impl Collector {
     fn new(producer: Producer) -> Self {
-        Self { producer, lanes: BTreeMap::new(), in_flight: JoinSet::new(), halted: false }
+        Self { producer, lanes: BTreeMap::new(), in_flight: JoinSet::new(), halted: false, keyless: None }
     }
 
     async fn run(mut self, mut items: mpsc::Receiver<Item>) {
@@ -131,7 +133,7 @@ impl Collector {
             tokio::select! {
                 item = items.recv(), if open => match item {
                     Some(item) if self.halted => refuse([item]),
-                    Some(item) => self.lanes.entry(item.lane).or_default().waiting.push_back(item),
+                    Some(item) => self.take(item).await,
                     None => open = false,
                 },
                 Some(done) = self.in_flight.join_next() => {
@@ -142,6 +144,30 @@ impl Collector {
                     }
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+        }
+    }
+
+    /// Puts a record into its lane, which an idempotent producer must know; fails it if that can't be learned.
+    async fn take(&mut self, item: Item) {
+        let lane = match (item.lane, self.keyless) {
+            (Some(lane), _) => Ok(Some(lane)),
+            (None, Some(keyless)) if item.record.key_text().is_none() => Ok(Some(keyless)),
+            (None, _) => self.producer.place(&item.record).await,
+        };
+        match lane {
+            Ok(lane) => {
+                if item.lane.is_none() && item.record.key_text().is_none() {
+                    self.keyless = lane;
+                }
+                self.lanes.entry(lane).or_default().waiting.push_back(item);
+            }
+            Err(error) => {
+                // Who dropped the ticket does not want to know.
+                let _ = item.outcome.send(Err(error));
+                if self.producer.config().halt_on_failure {
+                    self.halt();
+                }
             }
         }
     }
@@ -176,6 +202,9 @@ impl Collector {
             if !closing && due > now && lane.waiting.len() < config.batch_records_max {
                 next_due = Some(next_due.map_or(due, |earliest: Instant| earliest.min(due)));
                 continue;
+            }
+            if self.keyless == *id {
+                self.keyless = None;
             }
             let batch = take(&mut lane.waiting, config.batch_records_max, config.batch_bytes_max);
             lane.busy = true;

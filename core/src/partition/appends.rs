@@ -159,25 +159,16 @@ impl Replicas {
         }
         let log_end = log.end + u64::try_from(grouped).unwrap_or(u64::MAX);
         match append.expected_offset {
-            Some(expected) if expected != log_end => {
-                Decision::Refuse(AppendError::UnexpectedEnd { log_end })
-            }
+            Some(expected) if expected != log_end => Decision::Refuse(AppendError::UnexpectedEnd { log_end }),
             Some(_) | None => Decision::Place,
         }
     }
 
     /// Answers for records that the log holds already, once they are as safe as their publisher wants them.
-    fn repeat(
-        &mut self,
-        partition: TopicPartition,
-        append: &Append,
-        base_offset: Offset,
-        timestamp_ms: i64,
-    ) {
+    fn repeat(&mut self, partition: TopicPartition, append: &Append, base_offset: Offset, timestamp_ms: i64) {
         let Some((log, leading)) = self.replicas.get_mut(&partition).and_then(Replica::led) else { return };
         let leader_epoch = log.epochs.epoch_at(base_offset).unwrap_or(log.leader_epoch);
-        let appended =
-            Appended { base_offset, timestamp_ms, leader_epoch, isr: Vec::new(), duplicate: true };
+        let appended = Appended { base_offset, timestamp_ms, leader_epoch, isr: Vec::new(), duplicate: true };
         let end = base_offset + u64::from(append.batch.count());
         let done = leading.wait(append.acks, Waiting { end, ticket: append.ticket, appended });
         self.answer_now(partition, done);

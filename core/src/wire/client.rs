@@ -79,6 +79,13 @@ pub struct PublishMany<'a> {
     pub records: Vec<PublishRecord<'a>>,
 }
 
+/// Header of an idempotent producer's request: its id, a UUID.
+pub const PRODUCER_ID_HEADER: &str = "producer-id";
+/// Header of an idempotent producer's request: its epoch, 0 to 65535.
+pub const PRODUCER_EPOCH_HEADER: &str = "producer-epoch";
+/// Header of an idempotent producer's request: the sequence of the first record, 0 to 4294967295.
+pub const PRODUCER_SEQ_HEADER: &str = "producer-seq";
+
 /// Answer to one published record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -97,6 +104,9 @@ pub struct Published {
     /// In-sync replicas, the leader among them.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<u32>))]
     pub isr: Vec<BrokerId>,
+    /// Whether an idempotent producer had sent these records before; then this is where they were put first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duplicate: bool,
 }
 
 /// Place of one record of a [`PublishMany`].
@@ -117,6 +127,9 @@ pub struct PublishedMany {
     pub topic: String,
     /// One entry a record, in the request's order.
     pub results: Vec<Placed>,
+    /// Whether an idempotent producer had sent these records before; then this is where they were put first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duplicate: bool,
 }
 
 /// Answer to a published batch ([`BATCH_MEDIA_TYPE`]).
@@ -139,6 +152,9 @@ pub struct PublishedBatch {
     /// In-sync replicas, the leader among them.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<u32>))]
     pub isr: Vec<BrokerId>,
+    /// Whether an idempotent producer had sent these records before; then this is where they were put first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duplicate: bool,
 }
 
 /// One record as read.

@@ -77,6 +77,12 @@ codes! {
     MemberFenced = "MEMBER_FENCED", 409, "Member fenced";
     /// The group still has members.
     GroupNotEmpty = "GROUP_NOT_EMPTY", 409, "Group not empty";
+    /// An idempotent producer's records do not follow its last ones; nothing was written.
+    OutOfOrder = "OUT_OF_ORDER", 409, "Out of order";
+    /// An idempotent producer's records were published before; where they are is not remembered.
+    DuplicateSequence = "DUPLICATE_SEQUENCE", 409, "Duplicate sequence";
+    /// A producer of the same id and a higher epoch has taken over.
+    ProducerFenced = "PRODUCER_FENCED", 403, "Producer fenced";
     /// The log does not end where the publisher expects.
     UnexpectedEnd = "UNEXPECTED_END", 412, "Unexpected end of the log";
     /// A record, or a batch of them, is larger than a broker takes.
@@ -189,6 +195,9 @@ pub struct Problem {
     /// Of `UNEXPECTED_END` and `OFFSET_OUT_OF_RANGE`: where the log ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_end: Option<Offset>,
+    /// Of `OUT_OF_ORDER`: the producer's next sequence as far as the answering broker knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_sequence: Option<u64>,
     /// Of a publish of several records to several partitions: the partition that failed. Others may have succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<u32>,
@@ -213,6 +222,7 @@ impl Problem {
             leader_api_base: None,
             current_epoch: None,
             log_end: None,
+            next_sequence: None,
             partition: None,
             retry_after_ms: None,
             ambiguous: None,

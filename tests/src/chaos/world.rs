@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What publishers do with an answer that leaves open whether their records were stored.
-pub const RETRY: Retry = Retry::Never;
+pub const RETRY: Retry = Retry::SameSequence;
 /// The topic that everybody uses: replicated so that one volume may be lost.
 pub const ORDERS: &str = "orders";
 /// A topic of two replicas that goes on with one.

@@ -139,8 +139,7 @@ impl World {
             let count = 1 + u32::try_from(self.rng.below(3)).expect("a small number");
             let publishes: Vec<u64> = (0..count).map(|_| self.clients.ticket().0).collect();
             let lane = self.producers.lanes.entry((which, partition)).or_default();
-            let producer =
-                Producer { id: id(which), epoch: lane.epoch, first_sequence: lane.next_sequence };
+            let producer = Producer { id: id(which), epoch: lane.epoch, first_sequence: lane.next_sequence };
             lane.batch = Some((batch_of(producer, &publishes), publishes.clone()));
             for publish in publishes {
                 let entry = Publish { partition, acks: Acks::All, outcome: None, committed_at: None };

@@ -5,11 +5,15 @@ use crate::http::records_in::{JsonBody, NewRecord, check_batch, read_json, read_
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use pubsub_core::limits::RECORD_BYTES_MAX;
-use pubsub_core::record::{Batch, ValueKind};
-use pubsub_core::wire::client::{BATCH_MEDIA_TYPE, KEY_HEADER, NDJSON, RECORD_HEADER_PREFIX};
+use pubsub_core::record::{Batch, Producer, ValueKind};
+use pubsub_core::wire::client::{
+    BATCH_MEDIA_TYPE, KEY_HEADER, NDJSON, PRODUCER_EPOCH_HEADER, PRODUCER_ID_HEADER, PRODUCER_SEQ_HEADER,
+    RECORD_HEADER_PREFIX,
+};
 use pubsub_core::wire::error::ErrorCode;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// The records of one request.
 pub(super) enum Body<'a> {
@@ -23,18 +27,26 @@ pub(super) enum Body<'a> {
     Batch(Batch),
 }
 
-/// Refuses what is not offered yet.
+/// Reads what an idempotent producer says of its first record: all three headers, or none.
 ///
 /// # Errors
-/// 422 `UNSUPPORTED`.
-pub(super) fn refuse_idempotent(headers: &HeaderMap) -> ApiResult<()> {
-    let asked =
-        ["producer-id", "producer-epoch", "producer-seq"].iter().find(|name| headers.contains_key(**name));
-    asked.map_or(Ok(()), |name| {
-        let detail =
-            format!("idempotent producers are not supported yet: leave {name} out, and expect at-least-once");
-        Err(ApiError::new(ErrorCode::Unsupported, detail))
-    })
+/// 422 naming the header.
+pub(super) fn producer(headers: &HeaderMap) -> ApiResult<Option<Producer>> {
+    const NAMES: [&str; 3] = [PRODUCER_ID_HEADER, PRODUCER_EPOCH_HEADER, PRODUCER_SEQ_HEADER];
+    let [id, epoch, sequence] = NAMES.map(|name| headers.get(name).map(|value| value.to_str().ok()));
+    if [id, epoch, sequence].iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let fault = |index: usize, msg: &str| ApiError::field("value_error", &["header", NAMES[index]], msg);
+    let id = id.flatten().and_then(|text| Uuid::try_parse(text).ok()).filter(|id| !id.is_nil());
+    let id =
+        id.ok_or_else(|| fault(0, "a UUID that is not all zero, with Producer-Epoch and Producer-Seq"))?;
+    let epoch = epoch.flatten().and_then(|text| text.parse().ok());
+    let epoch = epoch.ok_or_else(|| fault(1, "the producer's epoch, 0 to 65535; begin with 0"))?;
+    let first_sequence = sequence.flatten().and_then(|text| text.parse().ok());
+    let first_sequence =
+        first_sequence.ok_or_else(|| fault(2, "the first record's sequence, 0 to 4294967295"))?;
+    Ok(Some(Producer { id, epoch, first_sequence }))
 }
 
 /// Reads a body by its media type.
@@ -107,11 +119,9 @@ fn read_batch(body: &Bytes) -> ApiResult<Batch> {
     if batch.bytes().len() != body.len() {
         return Err(ApiError::field("value_error", &["body"], "send one batch, with nothing behind it"));
     }
-    if !batch.producer_id().is_nil() {
-        return Err(ApiError::new(
-            ErrorCode::Unsupported,
-            "idempotent producers are not supported yet: leave the batch's producer id zero",
-        ));
+    let last = batch.producer().map(|producer| producer.first_sequence.checked_add(batch.count() - 1));
+    if last == Some(None) {
+        return Err(ApiError::field("value_error", &["body"], "the batch's sequences go past 4294967295"));
     }
     check_batch(&batch)?;
     Ok(batch)
@@ -192,9 +202,21 @@ mod tests {
     }
 
     #[test]
-    fn idempotent_producers_are_told_that_they_are_not_supported_yet() {
-        let error = refuse_idempotent(&headers(&[("producer-id", "1")])).unwrap_err();
-        assert_eq!(error.code(), ErrorCode::Unsupported);
-        assert!(refuse_idempotent(&HeaderMap::new()).is_ok());
+    fn an_idempotent_producer_gives_three_headers_or_none() {
+        let id = "0193d3a0-0000-7000-8000-000000000001";
+        let all = [("producer-id", id), ("producer-epoch", "2"), ("producer-seq", "7")];
+        let found = producer(&headers(&all)).unwrap().unwrap();
+        assert_eq!((found.id.to_string().as_str(), found.epoch, found.first_sequence), (id, 2, 7));
+        assert!(producer(&HeaderMap::new()).unwrap().is_none());
+        for missing in 0..3 {
+            let mut some = all.to_vec();
+            some.remove(missing);
+            assert_eq!(producer(&headers(&some)).unwrap_err().code(), ErrorCode::ValidationFailed);
+        }
+        for (at, bad) in [(0, "7"), (0, "00000000-0000-0000-0000-000000000000"), (1, "65536"), (2, "-1")] {
+            let mut some = all.to_vec();
+            some[at].1 = bad;
+            assert_eq!(producer(&headers(&some)).unwrap_err().code(), ErrorCode::ValidationFailed, "{bad}");
+        }
     }
 }

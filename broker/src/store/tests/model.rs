@@ -12,12 +12,15 @@ struct Model {
     leader_epoch: u32,
     batches: Vec<Batch>,
     epochs: Vec<(LeaderEpoch, Offset)>,
+    producers: Vec<ProducerBatch>,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
     /// Record counts of the batches.
     Append(Vec<u64>),
+    /// Record counts of idempotent producers' batches, and one of whom all but what comes now is forgotten.
+    Produce(Vec<u64>, u8),
     /// Cut off that many batches, then append one of a new epoch.
     Truncate(usize),
     /// Start again that much behind the log end.
@@ -33,6 +36,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => prop::collection::vec(1..5_u64, 1..4).prop_map(Step::Append),
+        4 => (prop::collection::vec(1..3_u64, 1..4), 0..6_u8).prop_map(|(counts, who)| Step::Produce(counts, who)),
         3 => (0..4_usize).prop_map(Step::Truncate),
         1 => (0..9_u64).prop_map(Step::Reset),
         3 => (1..9_u64).prop_map(Step::Trim),
@@ -48,6 +52,12 @@ impl Model {
         let mut write = bare(partition, 0, 0);
         match step {
             Step::Append(counts) => counts.iter().for_each(|count| self.append(&mut write, *count)),
+            Step::Produce(counts, who) => {
+                write.forgotten = vec![(uuid::Uuid::from_u128((*who).into()), self.log_end)];
+                for count in counts {
+                    self.take(&mut write, produced(self.log_end, *count, self.leader_epoch));
+                }
+            }
             Step::Truncate(cut) => {
                 let kept = self.batches.len() - (*cut).min(self.batches.len());
                 let end = self.batches.get(kept).map_or(self.log_end, Batch::base_offset).max(self.log_start);
@@ -84,6 +94,7 @@ impl Model {
             }
             Step::Crash | Step::Close => {}
         }
+        write.remember(&mut self.producers);
         self.stored = true;
         write.leader_epoch = LeaderEpoch(self.leader_epoch);
         write.log_start = self.log_start;
@@ -93,7 +104,10 @@ impl Model {
     }
 
     fn append(&mut self, write: &mut ReplicaWrite, count: u64) {
-        let batch = batch(self.log_end, count, self.leader_epoch);
+        self.take(write, batch(self.log_end, count, self.leader_epoch));
+    }
+
+    fn take(&mut self, write: &mut ReplicaWrite, batch: Batch) {
         self.log_end = batch.end_offset();
         self.batches.push(batch.clone());
         write.batches.push(batch);
@@ -107,6 +121,7 @@ impl Model {
             log_end: self.log_end,
             high_watermark: self.log_start,
             epochs: self.epochs.clone(),
+            producers: self.producers.clone(),
         })
     }
 }

@@ -129,5 +129,9 @@ fn a_producers_batch_stays_alone_and_conditions_count_what_goes_before() {
     assert_eq!(acked[&500], Err(AppendError::UnexpectedEnd { log_end: 4 }));
     assert_eq!(acked[&501].as_ref().map(|appended| appended.base_offset), Ok(4));
     assert_eq!(acked[&502].as_ref().map(|appended| appended.base_offset), Ok(6));
-    assert_eq!(world.log(3), [(0, 1), (2, 1), (4, 1)], "plain records share a batch, the producer's stay alone");
+    assert_eq!(
+        world.log(3),
+        [(0, 1), (2, 1), (4, 1)],
+        "plain records share a batch, the producer's stay alone"
+    );
 }

@@ -7,7 +7,7 @@ use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::AppendError;
 
 /// 32: the answer about a committed batch is lost with the leader; its producer sends it again to the next one.
-pub fn retry_after_ambiguous_timeout(world: &mut World) -> Flow {
+pub(super) fn retry_after_ambiguous_timeout(world: &mut World) -> Flow {
     let cast = cast(world)?;
     let before = world.logs.committed_end(cast.partition);
     world.produce(cast.leader, 0, cast.partition);
@@ -28,7 +28,7 @@ pub fn retry_after_ambiguous_timeout(world: &mut World) -> Flow {
 
 /// A leader that was replaced and does not know it lacks what its successor took: its "out of order" is no proof that
 /// anything is missing, and the producer that tries on gets through.
-pub fn replaced_leader_misses_a_sequence(world: &mut World) -> Flow {
+pub(super) fn replaced_leader_misses_a_sequence(world: &mut World) -> Flow {
     let cast = cast(world)?;
     world.produce(cast.leader, 0, cast.partition);
     world.run_until(CONVERGE_MS, |world| !world.has_under_way(0, cast.partition))?;
