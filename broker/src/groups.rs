@@ -106,11 +106,6 @@ impl GroupsHandle {
     }
 
     async fn ask_here(&self, partition: u32, request: GroupRequest) -> Answer {
-        // What a coordinator says from memory is true only while nobody can have succeeded it, and it would not hear of a
-        // successor before a controller. The controller waits longer before it fences a silent broker.
-        if self.control.status.borrow().controller.is_none() {
-            return Err(GroupError::Unavailable);
-        }
         let lost = unanswered(&request);
         let (reply, answer) = oneshot::channel();
         let item = ToGroups::Request { partition, request, reply };
@@ -434,13 +429,46 @@ impl GroupsTask {
             match action {
                 Action::Reply { ticket, result } => {
                     if let Some(reply) = self.replies.remove(&ticket) {
-                        // The caller went away.
-                        let _ = reply.send(result);
+                        self.answer(partition, leader_epoch, result, reply);
                     }
                 }
                 Action::Append { ticket, records } => self.append(partition, leader_epoch, ticket, &records),
             }
         }
+    }
+
+    /// Answers. What is said from memory is true only while nobody has succeeded this coordinator, which must be proven
+    /// first; what a record was committed for is proven by that.
+    fn answer(
+        &self,
+        partition: u32,
+        leader_epoch: LeaderEpoch,
+        result: Answer,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let proven = matches!(
+            result,
+            Ok(GroupReply::Committed { .. } | GroupReply::Done)
+                | Err(GroupError::Unknown | GroupError::Unavailable)
+        );
+        if proven {
+            // The caller went away.
+            let _ = reply.send(result);
+            return;
+        }
+        let Some(at) = self.place(partition) else { return refuse(reply) };
+        let replicas = self.replicas.clone();
+        tokio::spawn(async move {
+            let leads = replicas.confirm(at, leader_epoch, ONE_TRY).await;
+            // As above.
+            let _ = reply.send(if leads { result } else { Err(GroupError::Unavailable) });
+        });
+    }
+
+    fn place(&self, partition: u32) -> Option<TopicPartition> {
+        let image = self.images.borrow().clone();
+        let topic = image.as_deref().and_then(groups_topic).map(|(topic, _)| topic)?;
+        Some(TopicPartition { topic, partition })
     }
 
     fn append(
@@ -451,14 +479,12 @@ impl GroupsTask {
         records: &[(Vec<u8>, Option<Vec<u8>>)],
     ) {
         let batches: Vec<Batch> = records.chunks(BATCH_POSITIONS_MAX).map(batch_of).collect();
-        let image = self.images.borrow().clone();
-        let topic = image.as_deref().and_then(groups_topic).map(|(topic, _)| topic);
+        let at = self.place(partition);
         let (replicas, to_self) = (self.replicas.clone(), self.to_self.clone());
         tokio::spawn(async move {
             let mut committed = None;
             for batch in batches {
-                let Some(topic) = topic else { break };
-                let at = TopicPartition { topic, partition };
+                let Some(at) = at else { break };
                 // A later term has replayed newer positions, which this one must not be written behind.
                 let only_if = OnlyIf { log_end: None, leader_epoch: Some(leader_epoch) };
                 let appended = replicas.append(at, batch, Acks::All, only_if, ONE_TRY).await;

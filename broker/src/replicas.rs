@@ -50,6 +50,8 @@ enum ToReplicas {
         permit: OwnedSemaphorePermit,
         reply: oneshot::Sender<Outcome>,
     },
+    /// Whether this broker still leads in a term.
+    Confirm { partition: TopicPartition, leader_epoch: LeaderEpoch, reply: oneshot::Sender<bool> },
     /// A leader's request.
     Request { from: BrokerId, request: ReplicateRequest, reply: oneshot::Sender<ReplicateReply> },
     /// Straight to the machine.
@@ -100,6 +102,25 @@ impl ReplicasHandle {
             Ok(Err(_)) => Err(AppendError::Unknown),
             Ok(Ok(outcome)) => outcome,
         }
+    }
+
+    /// Returns whether this broker leads a partition in a term for certain: when it was asked, nobody had succeeded it.
+    /// `false` if it does not, or that can't be proven in time.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn confirm(
+        &self,
+        partition: TopicPartition,
+        leader_epoch: LeaderEpoch,
+        timeout: Duration,
+    ) -> bool {
+        let (reply, leads) = oneshot::channel();
+        let ask = async {
+            self.inbox.send(ToReplicas::Confirm { partition, leader_epoch, reply }).await.ok()?;
+            leads.await.ok()
+        };
+        tokio::time::timeout(timeout, ask).await.ok().flatten().unwrap_or(false)
     }
 
     /// Gives a leader's request to the follower here; `None` if this broker is stopping.
@@ -181,6 +202,7 @@ pub(crate) struct ReplicasTask {
     next_written: u64,
     publishers: HashMap<Ticket, (oneshot::Sender<Outcome>, OwnedSemaphorePermit)>,
     requests: HashMap<RequestId, oneshot::Sender<ReplicateReply>>,
+    confirms: HashMap<Ticket, oneshot::Sender<bool>>,
     links: BTreeMap<BrokerId, mpsc::Sender<ReplicateRequest>>,
     next_ticket: u64,
     sweep_at: Instant,
@@ -206,6 +228,7 @@ pub(crate) fn task(parts: ReplicasParts) -> (ReplicasTask, ReplicasHandle) {
         next_written: 0,
         publishers: HashMap::new(),
         requests: HashMap::new(),
+        confirms: HashMap::new(),
         links: BTreeMap::new(),
         next_ticket: 0,
         sweep_at: Instant::now() + SWEEP_EVERY,
@@ -259,6 +282,7 @@ impl ReplicasTask {
     fn sweep(&mut self) {
         let seen = self.swept;
         self.publishers.retain(|ticket, (reply, _)| *ticket > seen || !reply.is_closed());
+        self.confirms.retain(|_, reply| !reply.is_closed());
         self.swept = Ticket(self.next_ticket);
         self.sweep_at = Instant::now() + SWEEP_EVERY;
     }
@@ -291,6 +315,12 @@ impl ReplicasTask {
                     self.publishers.insert(ticket, (reply, permit));
                     self.step(Input::Append { ticket, partition, batch, acks, expected_offset }).await?;
                     appended = true;
+                }
+                ToReplicas::Confirm { partition, leader_epoch, reply } => {
+                    self.next_ticket += 1;
+                    let ticket = Ticket(self.next_ticket);
+                    self.confirms.insert(ticket, reply);
+                    self.step(Input::Confirm { ticket, partition, leader_epoch }).await?;
                 }
                 ToReplicas::Request { from, request, reply } => {
                     self.next_ticket += 1;
@@ -336,6 +366,12 @@ impl ReplicasTask {
                 if let Some((reply, _permit)) = self.publishers.remove(&ticket) {
                     // The publisher went away; its records stay.
                     let _ = reply.send(result);
+                }
+            }
+            Action::Confirmed { ticket, leads } => {
+                if let Some(reply) = self.confirms.remove(&ticket) {
+                    // Whoever asked went away.
+                    let _ = reply.send(leads);
                 }
             }
             Action::Visible { partition, view } => self.views.set(partition, view),

@@ -129,6 +129,8 @@ pub enum Weakening {
     ResumeLeaderEpoch,
     /// Leaders append what an idempotent producer sends, whatever its sequence (32 `retry_after_ambiguous_timeout`).
     NoSequenceCheck,
+    /// A leader says that it leads without proof (`replaced_leader_answers_from_memory`).
+    UnprovenLeadership,
     /// Discovery's map replaces the known peers (35 `discovery_restart_empty`).
     DiscoveryReplaces,
 }

@@ -6,6 +6,7 @@
 //! bound to registrations), KIP-966 (strict minimum ISR).
 
 mod appends;
+mod confirm;
 mod epochs;
 mod follower;
 mod isr;
@@ -167,6 +168,17 @@ pub enum Input {
         /// Whole batches, contiguous, the first of which contains `from`; empty if the log could not be read.
         batches: Vec<Batch>,
     },
+    /// Does this broker still lead, in this term? Answered by one [`Action::Confirmed`]: at once if it knows that it does
+    /// not, else when every in-sync replica has taken a request sent after this input, or leadership ends. Whoever wants
+    /// to wait for a shorter time stops listening.
+    Confirm {
+        /// For the answer.
+        ticket: Ticket,
+        /// Which partition.
+        partition: TopicPartition,
+        /// In which term.
+        leader_epoch: LeaderEpoch,
+    },
     /// Whether this broker's storage takes writes. Without them publishers and followers' appends are refused.
     Storage {
         /// It does.
@@ -218,6 +230,13 @@ pub enum Action {
         ticket: Ticket,
         /// Where the records are, or why they are not.
         result: Result<Appended, AppendError>,
+    },
+    /// The answer to an [`Input::Confirm`].
+    Confirmed {
+        /// As given.
+        ticket: Ticket,
+        /// When the question came, nobody had succeeded this leader.
+        leads: bool,
     },
     /// What readers may see of a replica changed.
     Visible {
@@ -409,6 +428,8 @@ pub struct Replicas {
     behind: BTreeSet<(TopicPartition, BrokerId)>,
     /// Partitions whose high watermark is ahead of the written one.
     moved: BTreeSet<TopicPartition>,
+    /// Requests sent so far, to all brokers together: numbers them.
+    pushed: u64,
     /// Bytes of all tails.
     tail_bytes: usize,
     /// Led partitions to be settled in this step.
@@ -454,6 +475,7 @@ impl Replicas {
             persist_at: None,
             behind: BTreeSet::new(),
             moved: BTreeSet::new(),
+            pushed: 0,
             tail_bytes: 0,
             touched: BTreeSet::new(),
             busy: BTreeSet::new(),
@@ -489,6 +511,9 @@ impl Replicas {
                 self.place_flushed();
             }
             Input::Loaded { to, partition, from, batches } => self.loaded(to, partition, from, batches),
+            Input::Confirm { ticket, partition, leader_epoch } => {
+                self.confirm(ticket, partition, leader_epoch);
+            }
             Input::Storage { healthy } => self.storage_healthy = healthy,
             Input::Tick => self.fire_timers(),
         }

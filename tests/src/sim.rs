@@ -6,6 +6,7 @@
 
 pub mod checks;
 pub mod clients;
+pub mod confirms;
 pub mod disk;
 pub mod drive;
 pub mod faults;

@@ -52,6 +52,7 @@ async fn change(
     command: impl Fn(&Image) -> ApiResult<Command>,
 ) -> ApiResult<Ended> {
     let patience = if call.forwarded() { deadline.min(Instant::now() + FORWARDED_WAIT) } else { deadline };
+    let mut perhaps = false;
     loop {
         let status = app.broker.status();
         let other = status.controller.filter(|id| *id != app.id && !status.leading && !call.forwarded());
@@ -60,6 +61,8 @@ async fn change(
                 Ok(answer) => return Ok(Ended::There(answer)),
                 Err(error) => error,
             },
+            // Its image may be old: what it lacks may be there.
+            None if !status.leading => unavailable("no controller is known right now"),
             None => {
                 let command = command(&*app.image().await?)?;
                 let proposed = tokio::time::timeout_at(deadline, app.broker.propose(command.clone())).await;
@@ -74,6 +77,7 @@ async fn change(
                     }
                     // Made again it changes nothing more, so that "perhaps" can be turned into "yes".
                     Err(Refusal::Unknown) if repeatable(&command) => {
+                        perhaps = true;
                         unavailable("the controller is changing")
                     }
                     Err(refused) => refusal(&refused),
@@ -83,7 +87,8 @@ async fn change(
         let definite = failed.0.ambiguous == Some(false);
         let passing = matches!(failed.code(), ErrorCode::Unavailable | ErrorCode::BrokerUnreachable);
         if !(definite && passing) || Instant::now() + RETRY_PAUSE >= patience {
-            return Err(failed);
+            // What one try may have done, the refusal of a later one does not undo.
+            return Err(if perhaps { failed.ambiguous(true) } else { failed });
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }

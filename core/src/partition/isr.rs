@@ -35,6 +35,7 @@ impl Replicas {
         if moved || readable {
             self.wake_followers(partition);
         }
+        self.tell_confirmed(partition);
         // After the high watermark: a follower that is behind what can be committed without it would hold it back.
         self.ask(partition, false);
     }

@@ -1,5 +1,6 @@
 //! The leader's rules: what is committed, who is in sync, where a follower's log agrees.
 
+use super::confirm::Confirming;
 use super::log::Log;
 use super::rules::Rules;
 use super::tail::Tail;
@@ -29,6 +30,8 @@ pub(super) struct Leading {
     pub(super) waiting_all: VecDeque<Waiting>,
     /// Waiting for the own disk, in the order of the log.
     pub(super) waiting_leader: VecDeque<Waiting>,
+    /// Waiting for proof of leadership, in the order of asking.
+    pub(super) confirming: VecDeque<Confirming>,
 }
 
 /// A publisher to be answered once the log is safe up to `end`.
@@ -63,6 +66,8 @@ pub(super) struct Progress {
     pub(super) active: bool,
     /// Its synced log is proven to equal the leader's below this.
     pub(super) matched: Option<Offset>,
+    /// Number of the newest request by which it took this leader for its leader; 0: none.
+    pub(super) proved: u64,
     /// Where the next item starts: a batch boundary of the leader's log.
     pub(super) next: Offset,
     pub(super) load: Load,
@@ -123,6 +128,7 @@ impl Progress {
             fenced: registration.is_none_or(|found| found.1 == BrokerState::Fenced),
             active: registration.is_some_and(|found| found.1 == BrokerState::Active),
             matched: None,
+            proved: 0,
             next,
             load: Load::No,
             high_watermark: None,
@@ -154,6 +160,7 @@ impl Leading {
             tail: Tail::default(),
             waiting_all: VecDeque::new(),
             waiting_leader: VecDeque::new(),
+            confirming: VecDeque::new(),
         }
     }
 

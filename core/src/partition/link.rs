@@ -32,6 +32,8 @@ pub(super) struct Link {
 
 #[derive(Debug)]
 struct Outstanding {
+    /// Of all requests of this broker.
+    number: u64,
     to_epoch: BrokerEpoch,
     items: Vec<Sent>,
     /// Partitions of which batches are under way.
@@ -146,7 +148,8 @@ impl Replicas {
                 let sent = items.iter().filter_map(|item| self.sent(item)).collect();
                 let with_batches = items.iter().filter(|item| !item.batches.is_empty());
                 let carried = with_batches.map(|item| item.partition).collect();
-                link.outstanding = Some(Outstanding { to_epoch, items: sent, carried });
+                self.pushed += 1;
+                link.outstanding = Some(Outstanding { number: self.pushed, to_epoch, items: sent, carried });
                 let from_epoch = self.registered.unwrap_or(BrokerEpoch(0));
                 let request = ReplicateRequest { from_epoch, to_epoch, items };
                 self.out.pushes.push(Action::Push { to: id, request });
@@ -214,11 +217,12 @@ impl Replicas {
         let Some((log, leading)) = self.replicas.get_mut(&partition).and_then(Replica::led) else {
             return Next::Nothing;
         };
+        let asked_for = leading.needs_proof(id);
         let Some(progress) = leading.followers.get_mut(&id) else { return Next::Nothing };
         if progress.hold_until > now || matches!(progress.load, Load::Asked(_)) {
             return Next::Nothing;
         }
-        let due = progress.sent_at.is_none_or(|sent| sent + pause <= now);
+        let due = asked_for || progress.sent_at.is_none_or(|sent| sent + pause <= now);
         let news = progress.next < log.end
             || progress.matched.is_none()
             || progress.high_watermark != Some(log.high_watermark);
@@ -272,7 +276,7 @@ impl Replicas {
         };
         link.backoff_ms = 0;
         for (sent, outcome) in outstanding.items.iter().zip(reply.outcomes) {
-            self.learn_outcome(from, outstanding.to_epoch, *sent, outcome);
+            self.learn_outcome(from, &outstanding, *sent, outcome);
         }
     }
 
@@ -292,7 +296,7 @@ impl Replicas {
         }
     }
 
-    fn learn_outcome(&mut self, id: BrokerId, to_epoch: BrokerEpoch, sent: Sent, outcome: ReplicateOutcome) {
+    fn learn_outcome(&mut self, id: BrokerId, request: &Outstanding, sent: Sent, outcome: ReplicateOutcome) {
         let bound = !self.rules.without(Weakening::NoBrokerEpoch);
         let own_end = self.rules.without(Weakening::AckOwnLogEnd);
         let partition = sent.partition;
@@ -303,7 +307,7 @@ impl Replicas {
         }
         let Some(progress) = leading.followers.get_mut(&id) else { return };
         // The answer of an earlier process says nothing about the log of the present one (KIP-903).
-        if bound && progress.registration != Some(to_epoch) {
+        if bound && progress.registration != Some(request.to_epoch) {
             return;
         }
         match outcome {
@@ -312,6 +316,7 @@ impl Replicas {
                 progress.matched = progress.matched.max(Some(match_end));
                 progress.next = match_end;
                 progress.matched_at = Some(now);
+                progress.proved = request.number;
                 progress.high_watermark = Some(sent.high_watermark);
                 progress.judge_lag(match_end >= sent.log_end, match_end >= log.end, steady);
                 let used_up = progress.drop_loaded();

@@ -180,6 +180,8 @@ impl Replicas {
         for waiting in old.waiting_all.into_iter().chain(old.waiting_leader) {
             self.out.rest.push(Action::Acked { ticket: waiting.ticket, result: Err(AppendError::Unknown) });
         }
+        let asking = old.confirming.into_iter();
+        self.out.rest.extend(asking.map(|who| Action::Confirmed { ticket: who.ticket, leads: false }));
         let gathered = self.gathered.remove(&partition).into_iter().flat_map(|gathered| gathered.appends);
         for append in gathered {
             let result = Err(AppendError::NotLeader { leader });

@@ -281,6 +281,7 @@ impl World {
             0..2 => self.random_admin(),
             2..30 => return self.random_read(),
             30..60 => self.random_produce(),
+            60..65 => self.random_confirm(),
             _ => self.random_publish(),
         }
         Ok(())

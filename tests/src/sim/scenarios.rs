@@ -27,7 +27,7 @@ pub const MIXES: [Scenario; 5] = [
 ];
 
 /// The named courses of events that break naive designs.
-pub const NAMED: [Scenario; 35] = [
+pub const NAMED: [Scenario; 36] = [
     three("split_brain_classic_bully", election::split_brain_classic_bully),
     three("late_coordinator_message", election::late_coordinator_message),
     three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
@@ -60,6 +60,7 @@ pub const NAMED: [Scenario; 35] = [
     three("stale_replica_is_not_elected", replication::stale_replica_is_not_elected),
     three("retry_after_ambiguous_timeout", producers::retry_after_ambiguous_timeout),
     three("replaced_leader_misses_a_sequence", producers::replaced_leader_misses_a_sequence),
+    three("replaced_leader_answers_from_memory", producers::replaced_leader_answers_from_memory),
     three("discovery_restart_empty", election::discovery_restart_empty),
     three("candidate_survives_same_epoch_accept", election::candidate_survives_same_epoch_accept),
     five("split_brain_of_five", election::split_brain_classic_bully),

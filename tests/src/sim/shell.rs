@@ -227,6 +227,7 @@ impl World {
             | partition::Action::Load { .. }
             | partition::Action::Answer { .. }
             | partition::Action::Acked { .. }
+            | partition::Action::Confirmed { .. }
             | partition::Action::AlterIsr(_) => Ok(()),
         }
     }
@@ -319,6 +320,7 @@ impl World {
                 let committed = |partition, offset| logs.publish_at(partition, offset);
                 self.clients.published(ticket, result, committed, excused)?;
             }
+            partition::Action::Confirmed { ticket, leads } => self.confirmed(id, ticket, leads)?,
             partition::Action::AlterIsr(request) => {
                 let input = Box::new(control::Input::AlterIsr(request));
                 self.schedule_inner(id, Happening::Control { process: serial, input });

@@ -4,6 +4,7 @@ use super::checks::logs::LogChecks;
 use super::checks::metadata::MetadataChecks;
 use super::checks::{Broken, Checked};
 use super::clients::Clients;
+use super::confirms::Confirms;
 use super::disk::Disk;
 use super::network::{Network, Packet};
 use super::node::{Clock, Node, Process};
@@ -102,6 +103,8 @@ pub struct World {
     pub clients: Clients,
     /// Idempotent producers.
     pub producers: Producers,
+    /// Questions to leaders whether they lead.
+    pub confirms: Confirms,
     pub(crate) metadata: MetadataChecks,
     pub(crate) logs: LogChecks,
     pub(crate) trace: Trace,
@@ -130,6 +133,7 @@ impl World {
             rng: Rng::new(setup.seed),
             clients: Clients::default(),
             producers: Producers::default(),
+            confirms: Confirms::default(),
             metadata: MetadataChecks::default(),
             logs: LogChecks::default(),
             trace: Trace::new(setup.verbose, setup.trace_lines),

@@ -56,6 +56,7 @@ scenarios! {
     stale_replica_is_not_elected
     retry_after_ambiguous_timeout
     replaced_leader_misses_a_sequence
+    replaced_leader_answers_from_memory
     discovery_restart_empty
     candidate_survives_same_epoch_accept
 }

@@ -83,6 +83,7 @@ pub(super) struct Node {
     pub(super) volume: u128,
     pub(super) disk: BTreeMap<TopicPartition, Disk>,
     pub(super) unsynced: VecDeque<(WriteId, Vec<ReplicaWrite>)>,
+    pub(super) confirmed: BTreeMap<u64, bool>,
     pub(super) acked: BTreeMap<u64, Result<Appended, AppendError>>,
     pub(super) views: BTreeMap<TopicPartition, ReplicaView>,
     pub(super) loads: VecDeque<(BrokerId, TopicPartition, Offset, usize)>,
@@ -172,6 +173,7 @@ impl World {
                 volume: u128::from(id),
                 disk: BTreeMap::new(),
                 unsynced: VecDeque::new(),
+                confirmed: BTreeMap::new(),
                 acked: BTreeMap::new(),
                 views: BTreeMap::new(),
                 loads: VecDeque::new(),
@@ -294,6 +296,9 @@ impl World {
                 }
                 Action::Acked { ticket, result } => {
                     assert!(node.acked.insert(ticket.0, result).is_none(), "answered twice");
+                }
+                Action::Confirmed { ticket, leads } => {
+                    assert!(node.confirmed.insert(ticket.0, leads).is_none(), "answered twice");
                 }
                 Action::Visible { partition, view } => match view {
                     Some(view) => {

@@ -1,4 +1,4 @@
-//! Idempotent producers against lost answers and replaced leaders.
+//! Lost answers and replaced leaders, as their clients meet them.
 
 use super::replication::{cast, new_leader};
 use crate::sim::drive::CONVERGE_MS;
@@ -44,4 +44,23 @@ pub(super) fn replaced_leader_misses_a_sequence(world: &mut World) -> Flow {
     let told = format!("the replaced leader said {:?}", world.producers.last_error);
     world.expect(refused, Invariant::P1, || told)?;
     world.heal_and_converge()
+}
+
+/// A leader that was replaced and does not know it is asked for what it has in memory: it must not answer, since its
+/// successor has taken more.
+pub(super) fn replaced_leader_answers_from_memory(world: &mut World) -> Flow {
+    let cast = cast(world)?;
+    world.ask_to_confirm(cast.leader, cast.partition);
+    world.run_for(500)?;
+    let answered = world.confirms.answered;
+    world.expect(answered == [0, 1], Invariant::V1, || format!("a leader in touch said {answered:?}"))?;
+    let ids: Vec<_> = world.ids().into_iter().filter(|id| *id != cast.leader).collect();
+    world.network.isolate(cast.leader, ids);
+    new_leader(world, cast.partition, cast.leader)?;
+    world.publish_acked(cast.partition, CONVERGE_MS)?;
+    world.ask_to_confirm(cast.leader, cast.partition);
+    world.run_for(1_000)?;
+    world.heal_and_converge()?;
+    let answered = world.confirms.answered;
+    world.expect(answered == [1, 1], Invariant::V1, || format!("a replaced leader said {answered:?}"))
 }
