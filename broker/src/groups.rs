@@ -1,6 +1,7 @@
 //! The task that owns the groups coordinated here, and the way to the coordinator of any group.
 
 mod replay;
+mod topic;
 
 use crate::control::ControlHandle;
 use crate::endpoints::Endpoints;
@@ -13,18 +14,19 @@ use pubsub_core::control::image::{Image, TopicConfig};
 use pubsub_core::control::{Command, Refusal, Ticket};
 use pubsub_core::group::coordinator::{Action, Groups, Input, partition_of};
 use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Reader};
-use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
-use pubsub_core::limits::{GROUP_PARTITIONS, GROUPS_TOPIC, INBOX_MAX};
+use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicId, TopicPartition};
+use pubsub_core::limits::{GROUP_PARTITIONS, INBOX_MAX};
 use pubsub_core::partition::Acks;
-use pubsub_core::record::{Batch, BatchBuilder, ValueKind};
+use pubsub_core::record::Batch;
 use replay::load;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use topic::{batch_of, groups_topic, groups_topic_name, led_by};
 
 type Answer = Result<GroupReply, GroupError>;
 
@@ -221,22 +223,6 @@ fn reader_of(request: &GroupRequest) -> Reader {
         | GroupRequest::Delete { group } => Reader::Group(group.clone()),
         GroupRequest::List => Reader::Anonymous,
     }
-}
-
-fn groups_topic_name() -> TopicName {
-    TopicName::try_from(GROUPS_TOPIC).expect("a valid name")
-}
-
-fn groups_topic(image: &Image) -> Option<(TopicId, &Arc<pubsub_core::control::image::TopicEntry>)> {
-    static NAME: LazyLock<TopicName> = LazyLock::new(groups_topic_name);
-    image.topic_by_name(&NAME)
-}
-
-/// Returns the partitions of the internal topic that `me` leads, with their leader epochs.
-fn led_by(image: &Image, me: BrokerId) -> BTreeMap<u32, LeaderEpoch> {
-    let Some((_, topic)) = groups_topic(image) else { return BTreeMap::new() };
-    let led = (0..).zip(&topic.partitions).filter(|(_, entry)| entry.leader == Some(me));
-    led.map(|(no, entry)| (no, entry.leader_epoch)).collect()
 }
 
 /// One coordinated partition: while it is loaded, requests wait for it.
@@ -497,15 +483,6 @@ impl GroupsTask {
             let _ = to_self.send(ToGroups::Appended { partition, leader_epoch, ticket, committed }).await;
         });
     }
-}
-
-fn batch_of(records: &[(Vec<u8>, Option<Vec<u8>>)]) -> Batch {
-    let mut batch = BatchBuilder::new();
-    for (key, value) in records {
-        let kind = if value.is_some() { ValueKind::Bytes } else { ValueKind::None };
-        batch.push(Some(key), b"", kind, value.as_deref().unwrap_or_default());
-    }
-    batch.build(0, LeaderEpoch(0), 0).expect("so many positions, each with two short names, fit a batch")
 }
 
 impl Coordinated {
