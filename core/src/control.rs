@@ -131,6 +131,8 @@ pub enum Weakening {
     NoSequenceCheck,
     /// A leader says that it leads without proof (`replaced_leader_answers_from_memory`).
     UnprovenLeadership,
+    /// Retention deletes records that are not committed.
+    TrimUncommitted,
     /// Discovery's map replaces the known peers (35 `discovery_restart_empty`).
     DiscoveryReplaces,
 }

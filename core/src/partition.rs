@@ -15,6 +15,7 @@ mod link;
 mod log;
 mod producers;
 mod replica;
+mod retention;
 mod roles;
 mod rules;
 mod tail;
@@ -167,6 +168,16 @@ pub enum Input {
         from: Offset,
         /// Whole batches, contiguous, the first of which contains `from`; empty if the log could not be read.
         batches: Vec<Batch>,
+    },
+    /// Records below an offset are older, or more, than the topic keeps: the log is to start there, or at the high watermark
+    /// if that is lower. Done by the leader only; followers do as it does.
+    Trim {
+        /// Which partition.
+        partition: TopicPartition,
+        /// The term in which the offset was found.
+        leader_epoch: LeaderEpoch,
+        /// Where a batch begins, or the log ends.
+        to: Offset,
     },
     /// Does this broker still lead, in this term? Answered by one [`Action::Confirmed`]: at once if it knows that it does
     /// not, else when every in-sync replica has taken a request sent after this input, or leadership ends. Whoever wants
@@ -511,6 +522,7 @@ impl Replicas {
                 self.place_flushed();
             }
             Input::Loaded { to, partition, from, batches } => self.loaded(to, partition, from, batches),
+            Input::Trim { partition, leader_epoch, to } => self.trim(partition, leader_epoch, to),
             Input::Confirm { ticket, partition, leader_epoch } => {
                 self.confirm(ticket, partition, leader_epoch);
             }

@@ -219,6 +219,10 @@ impl Replicas {
         };
         let asked_for = leading.needs_proof(id);
         let Some(progress) = leading.followers.get_mut(&id) else { return Next::Nothing };
+        if progress.load == Load::No {
+            // What lies before is deleted; a follower that lacks it starts over here.
+            progress.next = progress.next.max(log.start);
+        }
         if progress.hold_until > now || matches!(progress.load, Load::Asked(_)) {
             return Next::Nothing;
         }

@@ -113,18 +113,20 @@ impl Clients {
         }
     }
 
-    /// Notes what was committed: each publish at most once, and none that was refused.
+    /// Notes what was committed: each publish at most once, and none that was refused. Of a record that retention deleted
+    /// (below `start`) nobody needs to know any more.
     ///
     /// # Errors
     /// R1 or R3.
-    pub fn committed(&mut self, extended: &Extended) -> Checked {
+    pub fn committed(&mut self, extended: &Extended, start: Offset) -> Checked {
         for record in extended.batches.iter().flat_map(Batch::records) {
             let Some(publish) = ticket_of(record.value).and_then(|ticket| self.publishes.get_mut(&ticket))
             else {
                 continue;
             };
             let before = publish.committed_at.replace(record.offset);
-            ensure(before.is_none() && publish.partition == extended.partition, Invariant::R3, || {
+            let once = before.is_none_or(|before| before < start);
+            ensure(once && publish.partition == extended.partition, Invariant::R3, || {
                 format!("{publish:?} was committed twice or elsewhere: {before:?}")
             })?;
             let refused = match &publish.outcome {

@@ -10,6 +10,7 @@ use pubsub_core::control::{self, Command, Outcome, Refusal, Ticket};
 use pubsub_core::ids::{BrokerId, TopicId, TopicName, TopicPartition};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::{self, Acks, AppendError, Appended, ReplicaView, Role};
+use pubsub_core::record::Batch;
 use std::sync::Arc;
 
 /// Longest time in which a healed cluster has to be whole again, ms (V1).
@@ -282,6 +283,7 @@ impl World {
             2..30 => return self.random_read(),
             30..60 => self.random_produce(),
             60..65 => self.random_confirm(),
+            65..67 => self.random_trim(),
             _ => self.random_publish(),
         }
         Ok(())
@@ -308,6 +310,25 @@ impl World {
         }
     }
 
+    /// Retention of a broker that thinks it leads finds that the log should start at some batch.
+    fn random_trim(&mut self) {
+        let ids = self.ids();
+        let Some(id) = self.rng.pick(&ids) else { return };
+        let node = &self.nodes[&id];
+        let Some(process) = node.process.as_ref() else { return };
+        let led = process.views.iter().filter(|(_, view)| view.role == Role::Leader);
+        let led: Vec<_> = led.map(|(partition, view)| (*partition, view.leader_epoch)).collect();
+        let serial = process.serial;
+        let Some((partition, leader_epoch)) = self.rng.pick(&led) else { return };
+        let starts = self.nodes[&id].disk.written.get(&partition).into_iter().flat_map(|log| &log.batches);
+        let starts: Vec<_> = starts.map(Batch::base_offset).collect();
+        // Mostly the older half, sometimes everything.
+        let most = if self.rng.chance(100) { starts.len() } else { starts.len() / 2 };
+        let Some(to) = self.rng.pick(&starts[..most]) else { return };
+        let input = Box::new(partition::Input::Trim { partition, leader_epoch, to });
+        self.schedule(self.now, id, Happening::Replicas { process: serial, input });
+    }
+
     /// A consumer polls a random replica at its position (R6).
     fn random_read(&mut self) -> Checked {
         let Some(image) = self.image() else { return Ok(()) };
@@ -321,6 +342,9 @@ impl World {
         let Some(replica) = self.rng.pick(&replicas) else { return Ok(()) };
         let which = usize::from(self.rng.chance(500));
         let position = self.clients.consumers[which].positions.get(&partition).copied().unwrap_or_default();
+        // What retention has deleted is passed over.
+        let start = self.view(replica, partition).map_or(0, |view| view.log_start);
+        let position = position.max(start);
         let batches = self.readable(replica, partition, position);
         self.logs.read(partition, position, &batches)?;
         let consumer = &mut self.clients.consumers[which];

@@ -33,8 +33,8 @@ struct Lane {
 pub struct Producers {
     lanes: BTreeMap<(usize, TopicPartition), Lane>,
     tries: BTreeMap<u64, (usize, TopicPartition, Producer)>,
-    /// Producer epoch and next sequence by partition and producer, as committed.
-    committed: BTreeMap<(TopicPartition, Uuid), (u16, u32)>,
+    /// Producer epoch, next sequence and end of the last batch by partition and producer, as committed.
+    committed: BTreeMap<(TopicPartition, Uuid), (u16, u32, Offset)>,
     /// Tries that were answered as duplicates.
     pub duplicates: u64,
     /// The last refusal of a batch under way.
@@ -46,18 +46,20 @@ fn id(which: usize) -> Uuid {
 }
 
 impl Producers {
-    /// Checks newly committed batches.
+    /// Checks newly committed batches. Who has nothing left in the log, which starts at `start`, begins anew.
     ///
     /// # Errors
     /// P1.
-    pub fn committed(&mut self, extended: &Extended) -> Checked {
+    pub fn committed(&mut self, extended: &Extended, start: Offset) -> Checked {
         for batch in &extended.batches {
             let Some(producer) = batch.producer() else { continue };
             let key = (extended.partition, producer.id);
-            let next = (producer.epoch, producer.first_sequence + batch.count());
+            let next = (producer.epoch, producer.first_sequence + batch.count(), batch.end_offset());
             let before = self.committed.insert(key, next);
-            let follows = before.is_none_or(|(epoch, sequence)| {
-                producer.epoch > epoch || (producer.epoch == epoch && producer.first_sequence == sequence)
+            let follows = before.is_none_or(|(epoch, sequence, end)| {
+                end <= start
+                    || producer.epoch > epoch
+                    || (producer.epoch == epoch && producer.first_sequence == sequence)
             });
             ensure(follows, Invariant::P1, || {
                 format!("{batch:?} of {producer:?} is committed on {} after {before:?}", extended.partition)

@@ -263,8 +263,9 @@ impl World {
         self.note(id, "committed", view.high_watermark, || {
             format!("{partition} as {}", role_name(view.role))
         });
-        self.clients.committed(&extended)?;
-        self.producers.committed(&extended)?;
+        let start = self.logs.start(partition);
+        self.clients.committed(&extended, start)?;
+        self.producers.committed(&extended, start)?;
         self.check_in_sync(Some(partition))?;
         self.check_copies(id, partition, &extended.batches)?;
         let Some((newest, process)) = self.logs.newest_leader(partition) else { return Ok(()) };

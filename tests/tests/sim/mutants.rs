@@ -59,6 +59,7 @@ mutants! {
     resuming_a_leader_epoch_is_found: ResumeLeaderEpoch in "leader_resumes_same_epoch" x 5;
     appending_whatever_the_sequence_is_found: NoSequenceCheck in "retry_after_ambiguous_timeout" x 5;
     leading_without_proof_is_found: UnprovenLeadership in "replaced_leader_answers_from_memory" x 5, "ordinary_3" x 100;
+    deleting_what_is_not_committed_is_found: TrimUncommitted in "replication_storm" x 40;
     obeying_an_empty_map_is_found: DiscoveryReplaces in "discovery_restart_empty" x 2;
 }
 
@@ -93,7 +94,8 @@ fn every_rule_that_can_be_switched_off_is_tested() {
         | Weakening::ResumeLeaderEpoch
         | Weakening::NoSequenceCheck
         | Weakening::UnprovenLeadership
-        | Weakening::DiscoveryReplaces => 28,
+        | Weakening::TrimUncommitted
+        | Weakening::DiscoveryReplaces => 29,
     };
     let mut rules = TESTED.to_vec();
     rules.sort_unstable();

@@ -17,6 +17,8 @@ struct Known {
     committed: Vec<Batch>,
     /// Who led each epoch: broker and process.
     leaders: BTreeMap<LeaderEpoch, (BrokerId, u64)>,
+    /// Where a leader's log started last: what lies below may be deleted.
+    start: Offset,
     /// Copies that may be gone: brokers whose volume was lost while they held it.
     losses: u32,
 }
@@ -72,6 +74,11 @@ impl LogChecks {
     pub fn publish_at(&self, partition: TopicPartition, offset: Offset) -> Option<u64> {
         let batch = self.committed(partition, offset, offset + 1).first()?;
         batch.records().find(|record| record.offset == offset).and_then(|record| ticket_of(record.value))
+    }
+
+    /// Returns below which offset records of a partition may be deleted.
+    pub fn start(&self, partition: TopicPartition) -> Offset {
+        self.partitions.get(&partition).map_or(0, |known| known.start)
     }
 
     /// Returns the end of the committed records of a partition.
@@ -175,6 +182,7 @@ impl LogChecks {
         }
         let mut verified = before.map_or(0, |before| before.verified);
         if view.role == Role::Leader {
+            known.start = known.start.max(view.log_start);
             let first = *known.leaders.entry(view.leader_epoch).or_insert((broker, process));
             ensure(first == (broker, process), Invariant::R4, || {
                 format!("{}; led by broker {} before", says(), first.0)
