@@ -5,11 +5,11 @@ use crate::endpoints::Endpoints;
 use crate::groups::GroupsHandle;
 use crate::metrics::{Metrics, PartitionLabel};
 use crate::replicas::{OnlyIf, ReplicasHandle};
-use crate::store::{Store, StoreError};
+use crate::store::{Expired, Kept, Store, StoreError};
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Command, Outcome, Refusal, Status};
 use pubsub_core::group::{GroupError, GroupReply, GroupRequest};
-use pubsub_core::ids::{BrokerId, Offset, TopicPartition};
+use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 use pubsub_core::partition::{Acks, AppendError, Appended, ReplicaView, Role};
 use pubsub_core::record::Batch;
 use std::collections::BTreeMap;
@@ -122,6 +122,19 @@ impl Broker {
         };
         self.inner.metrics.publish(outcome, records, begun.elapsed().as_secs_f64());
         result
+    }
+
+    /// Looks for what of a log is more, or older, than is to be kept; `None` if it can't be read now.
+    pub(crate) async fn expired(&self, partition: TopicPartition, kept: Kept) -> Option<Expired> {
+        let found = self.inner.store.expired(partition, kept).await;
+        found
+            .inspect_err(|error| tracing::debug!(%partition, %error, "retention could not look at a log"))
+            .ok()
+    }
+
+    /// Has a log that is led here in this term start at `to`.
+    pub(crate) async fn trim(&self, partition: TopicPartition, leader_epoch: LeaderEpoch, to: Offset) {
+        self.inner.replicas.trim(partition, leader_epoch, to).await;
     }
 
     /// Returns a watch on one replica held here; `None` if there is none.

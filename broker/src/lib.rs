@@ -11,6 +11,7 @@ pub mod http;
 mod metrics;
 mod peer;
 mod replicas;
+mod retention;
 mod server;
 mod shutdown;
 pub mod store;
@@ -290,6 +291,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     tasks.spawn("replicas", |cancel| replicas_task.run(cancel));
     tasks.spawn("groups", |cancel| groups_task.run(cancel));
     tasks.spawn("topic names", |cancel| server::name_topics(broker.clone(), cancel));
+    tasks.spawn("retention", |cancel| retention::run(broker.clone(), cancel));
     tasks.spawn("space", |cancel| server::watch_space(broker.clone(), cancel));
     if let Some(url) = config.discovery_url {
         let register = |cancel| discovery::register(discovery, shared.peers, url, announcement, cancel);

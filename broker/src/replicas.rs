@@ -134,6 +134,13 @@ impl ReplicasHandle {
         outcome.await.ok()
     }
 
+    /// Has a log that is led in this term start at `to`, or where the committed records end if that is before.
+    pub(crate) async fn trim(&self, partition: TopicPartition, leader_epoch: LeaderEpoch, to: Offset) {
+        let input = Box::new(Input::Trim { partition, leader_epoch, to });
+        // The task ends only with the process.
+        let _ = self.inbox.send(ToReplicas::Input(input)).await;
+    }
+
     /// Tells the machine whether the volume takes writes.
     pub(crate) async fn storage(&self, healthy: bool) {
         // The task ends only with the process.

@@ -10,6 +10,7 @@ mod meta;
 mod producers;
 mod reader;
 mod recover;
+mod retention;
 mod schema;
 mod seal;
 mod volume;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use error::{OpenError, StoreError};
 pub use meta::{MetaStore, StoredEvent};
+pub(crate) use retention::{Expired, Kept};
 pub use seal::{InvalidKey, KeyId, KeyIds, StorageKey};
 
 use log::SealedWrite;
@@ -247,6 +249,17 @@ impl Store {
         bytes_max: usize,
     ) -> Result<Vec<Batch>, StoreError> {
         self.readers.read(partition, from, end, bytes_max).await
+    }
+
+    /// Looks from a log's start on for what is more, or older, than is to be kept.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub(crate) async fn expired(&self, partition: TopicPartition, kept: Kept) -> Result<Expired, StoreError> {
+        self.readers.expired(partition, kept).await
     }
 
     /// Counts the stored batches that are not sealed. Interesting when a key is set: they are from before.

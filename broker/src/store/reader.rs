@@ -1,6 +1,7 @@
 //! Reading: a few read-only connections on blocking threads. One statement an answer, so no reader keeps the log from resetting.
 
 use super::log::batch_of;
+use super::retention::{Expired, Kept};
 use super::schema::{OFFSET_END, open_reader};
 use super::seal::Sealer;
 use super::{OpenError, StoreError};
@@ -73,6 +74,10 @@ impl Readers {
     ) -> Result<Vec<Batch>, StoreError> {
         let sealer = Arc::clone(&self.sealer);
         self.with(move |connection| read(connection, &sealer, partition, from, end, bytes_max)).await
+    }
+
+    pub(crate) async fn expired(&self, partition: TopicPartition, kept: Kept) -> Result<Expired, StoreError> {
+        self.with(move |connection| Ok(super::retention::expired(connection, partition, kept)?)).await
     }
 
     /// Counts batches stored without a seal. They lie at the beginning of each log, so only they are looked at.

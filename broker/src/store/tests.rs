@@ -5,6 +5,7 @@ mod measure;
 mod model;
 mod opening;
 mod promises;
+mod retention;
 mod sealed;
 mod views;
 

@@ -30,9 +30,10 @@ impl Epochs {
         self.starts.truncate(kept);
     }
 
-    /// Drops epochs that end at or below `log_start`.
+    /// Drops epochs that end below `log_start`. That of the record before it is kept: whoever has that record can be
+    /// compared with.
     pub(super) fn forget_below(&mut self, log_start: Offset) {
-        let above = self.starts.partition_point(|start| start.1 <= log_start);
+        let above = self.starts.partition_point(|start| start.1 < log_start);
         self.starts.drain(..above.saturating_sub(1));
     }
 
@@ -82,10 +83,12 @@ mod tests {
     }
 
     #[test]
-    fn the_epoch_at_the_log_start_is_remembered_when_older_ones_are_deleted() {
+    fn the_epochs_at_and_before_the_log_start_are_remembered_when_older_ones_are_deleted() {
         let mut epochs = table();
         epochs.forget_below(6);
         assert_eq!(epochs.epoch_at(6), Some(LeaderEpoch(3)));
         assert_eq!(epochs.newest_up_to(LeaderEpoch(2), 12), None);
+        epochs.forget_below(9);
+        assert_eq!([8, 9].map(|at| epochs.epoch_at(at)), [Some(LeaderEpoch(3)), Some(LeaderEpoch(4))]);
     }
 }

@@ -5,7 +5,7 @@ use super::replica::Part;
 use super::rules::Rules;
 use super::{Action, Replicas, RequestId, WriteId};
 use crate::control::Weakening;
-use crate::ids::{BrokerEpoch, BrokerId, Offset, TopicPartition};
+use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, TopicPartition};
 use crate::invariants::Invariant;
 use crate::record::Batch;
 use crate::wire::internal::{ReplicateItem, ReplicateOutcome, ReplicateReply, ReplicateRequest};
@@ -92,24 +92,27 @@ impl Replicas {
         let rules = &self.rules;
         let Some(replica) = self.replicas.get(&item.partition) else { return ReplicateOutcome::Unknown };
         let log = &replica.log;
-        let behind_start = item.from > log.end && item.from <= item.log_start;
-        if !behind_start && !agrees(log, item, rules) {
+        // The leader has nothing older to compare: the log ends before its start, or holds other records there.
+        let agreed = agrees(log, item, rules);
+        let starts_over = !agreed && item.from <= item.log_start;
+        if !agreed && !starts_over {
             return diverged(log, item, rules);
         }
-        if behind_start && in_isr {
+        if starts_over && in_isr {
             // An in-sync replica holds everything committed, so its log can't end below the leader's start. By this
             // image it is in sync, hence the image is old, or something is very wrong: in both cases nothing is dropped.
             return ReplicateOutcome::Unknown;
         }
-        let skipped = item.batches.iter().take_while(|batch| holds(log, batch, rules)).count();
+        let held = |batch: &&Batch| !starts_over && holds(log, batch, rules);
+        let skipped = item.batches.iter().take_while(held).count();
         let new = &item.batches[skipped..];
-        if !self.storage_healthy && (behind_start || !new.is_empty()) {
+        if !self.storage_healthy && (starts_over || !new.is_empty()) {
             return ReplicateOutcome::Full;
         }
         let cut = match new.first() {
-            None | Some(_) if behind_start => Cut::Reset(item.from),
+            None | Some(_) if starts_over => Cut::Reset(item.from),
             None => Cut::Nothing,
-            Some(first) => match cut_for(log, item, first) {
+            Some(first) => match cut_for(log, first) {
                 Ok(cut) => cut,
                 Err(offset) => {
                     let detail = format!(
@@ -189,15 +192,19 @@ fn is_contiguous(item: &ReplicateItem) -> bool {
 }
 
 /// Returns whether the log equals the leader's below the item's batches: equal epochs at one offset mean the same record,
-/// and the same records before it. Below either log's start everything was committed, hence is equal.
+/// and the same records before it. Below the own start, and the own high watermark, everything is committed, hence equal.
+/// That the leader has deleted what lies below says nothing of what this log holds there.
 fn agrees(log: &Log, item: &ReplicateItem, rules: &Rules) -> bool {
     if item.from > log.end {
         return false;
     }
-    let nothing_below = item.from <= item.log_start || item.from <= log.start;
-    nothing_below
-        || rules.without(Weakening::NoEpochSearch)
-        || log.epochs.epoch_at(item.from - 1) == Some(item.prev_epoch)
+    if item.from <= log.start || rules.without(Weakening::NoEpochSearch) {
+        return true;
+    }
+    match item.prev_epoch {
+        LeaderEpoch(0) => item.from <= log.high_watermark,
+        known => log.epochs.epoch_at(item.from - 1) == Some(known),
+    }
 }
 
 fn diverged(log: &Log, item: &ReplicateItem, rules: &Rules) -> ReplicateOutcome {
@@ -205,7 +212,7 @@ fn diverged(log: &Log, item: &ReplicateItem, rules: &Rules) -> ReplicateOutcome 
         return ReplicateOutcome::Diverged { epoch: item.prev_epoch, end_offset: log.end };
     }
     let (epoch, end_offset) =
-        log.epochs.newest_up_to(item.prev_epoch, log.end).unwrap_or((crate::ids::LeaderEpoch(0), log.start));
+        log.epochs.newest_up_to(item.prev_epoch, log.end).unwrap_or((LeaderEpoch(0), log.start));
     ReplicateOutcome::Diverged { epoch, end_offset }
 }
 
@@ -222,7 +229,7 @@ fn holds(log: &Log, batch: &Batch, rules: &Rules) -> bool {
 }
 
 /// Returns what must go before the first new batch can be appended, or where that would break R5.
-fn cut_for(log: &Log, item: &ReplicateItem, first: &Batch) -> Result<Cut, Offset> {
+fn cut_for(log: &Log, first: &Batch) -> Result<Cut, Offset> {
     let base_offset = first.base_offset();
     if base_offset == log.end {
         return Ok(Cut::Nothing);
@@ -233,11 +240,6 @@ fn cut_for(log: &Log, item: &ReplicateItem, first: &Batch) -> Result<Cut, Offset
     }
     if base_offset < log.high_watermark {
         return Err(base_offset);
-    }
-    // The record before the leader's first one is unknown, and the cut might fall into a batch of the own log. All
-    // that lies below has been deleted by the leader, so the whole log can go.
-    if base_offset == item.from && item.from <= item.log_start && base_offset > log.start {
-        return Ok(Cut::Reset(base_offset));
     }
     Ok(Cut::Truncate(base_offset))
 }

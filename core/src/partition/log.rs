@@ -47,12 +47,9 @@ impl Log {
         self.start == self.end
     }
 
-    /// Returns the epoch of the record before `from`; 0 where the log starts.
+    /// Returns the epoch of the record before `from`; 0 if there is none, or it is deleted and no longer known.
     pub(super) fn epoch_before(&self, from: Offset) -> LeaderEpoch {
-        if from <= self.start {
-            return LeaderEpoch(0);
-        }
-        self.epochs.epoch_at(from - 1).unwrap_or_default()
+        from.checked_sub(1).and_then(|before| self.epochs.epoch_at(before)).unwrap_or_default()
     }
 
     /// Appends a batch in the write `id`, which is `write` of this log.
