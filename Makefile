@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run setup test lint fmt docs unit sim process chaos bench clean
+.PHONY: help run setup test lint fmt docs unit sim model process chaos bench clean
 
 # Shared by all checkouts of a machine, so that a fresh clone builds fast.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/pubsub/target
@@ -60,6 +60,9 @@ unit: ## Run unit, property and tidy tests
 
 sim: ## Run the simulator (SEEDS=n, or SEED=n SCENARIO=name)
 	cargo test -p pubsub-tests $(addprefix --test ,$(if $(SCENARIO),sim,$(SIM_TESTS))) -- $(if $(SCENARIO),one_seed) --nocapture
+
+model: ## Check the models of election and replication, and that each weakened rule is refuted
+	cargo run --release --quiet -p pubsub-model $(if $(TRACE),-- --trace $(TRACE))
 
 process: ## Run the tests that start real processes
 	cargo build --workspace --bins
