@@ -184,10 +184,13 @@ fn check_forward(old: &Hard, new: &Hard) -> Result<(), StoreError> {
             new.epoch, new.committed, old.epoch, old.committed
         ));
     }
-    if new.epoch == old.epoch && old.voted_for.is_some() && new.voted_for != old.voted_for {
+    let place = |hard: &Hard| hard.accepted.as_ref().map(|image| image.at);
+    // A voter that promised an epoch to who did not win it is bound to the winner when that one is heard. There is one
+    // winner: whose image was accepted in this epoch keeps the promise.
+    let settled = new.voted_for.is_none() || place(old).is_some_and(|at| at.epoch == old.epoch);
+    if new.epoch == old.epoch && old.voted_for.is_some() && new.voted_for != old.voted_for && settled {
         return refuse(format!("epoch {} was promised to another broker", new.epoch));
     }
-    let place = |hard: &Hard| hard.accepted.as_ref().map(|image| image.at);
     if place(new) < place(old) {
         refuse("an older image would replace a newer one".to_owned())
     } else {

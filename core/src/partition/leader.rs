@@ -139,6 +139,27 @@ impl Progress {
             lag: None,
         }
     }
+
+    /// Drops loaded batches that the follower has; returns whether that used them up.
+    pub(super) fn drop_loaded(&mut self) -> bool {
+        let Load::Ready(batches) = &mut self.load else { return false };
+        while batches.front().is_some_and(|batch| batch.end_offset() <= self.next) {
+            batches.pop_front();
+        }
+        let used_up = batches.is_empty();
+        if used_up {
+            self.load = Load::No;
+        }
+        used_up
+    }
+
+    /// Ends the time of being behind for a member that has all that was there when it was asked. If more has come since,
+    /// a new time begins.
+    pub(super) fn judge_lag(&mut self, was_even: bool, is_even: bool, steady: u64) {
+        if self.lag.is_some() && was_even {
+            self.lag = (!is_even).then_some(Lag { before: 0, since: Some(steady) });
+        }
+    }
 }
 
 /// Returns how the image registers a broker.

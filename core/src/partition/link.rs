@@ -439,29 +439,6 @@ impl Replicas {
     }
 }
 
-impl Progress {
-    /// Drops loaded batches that the follower has; returns whether that used them up.
-    fn drop_loaded(&mut self) -> bool {
-        let Load::Ready(batches) = &mut self.load else { return false };
-        while batches.front().is_some_and(|batch| batch.end_offset() <= self.next) {
-            batches.pop_front();
-        }
-        let used_up = batches.is_empty();
-        if used_up {
-            self.load = Load::No;
-        }
-        used_up
-    }
-
-    /// Ends the time of being behind for a member that has all that was there when it was asked. If more has come since,
-    /// a new time begins.
-    fn judge_lag(&mut self, was_even: bool, is_even: bool, steady: u64) {
-        if self.lag.is_some() && was_even {
-            self.lag = (!is_even).then_some(leader::Lag { before: 0, since: Some(steady) });
-        }
-    }
-}
-
 /// Takes batches up to `limit` bytes; without a limit those that fit into a request, and always the first.
 fn take<'a>(batches: impl Iterator<Item = &'a Batch>, limit: Option<usize>) -> Vec<Batch> {
     let most = limit.unwrap_or(REPLICATE_BYTES_MAX - REPLICATE_ITEM_BYTES);

@@ -56,6 +56,27 @@ async fn a_promise_survives_a_crash_and_is_never_taken_back() {
 }
 
 #[tokio::test]
+async fn a_promise_passes_to_the_winner_of_its_epoch() {
+    let dir = TempDir::new().unwrap();
+    let mut opened = open(config(dir.path())).unwrap();
+    let mut hard = opened.hard.clone();
+    hard.cluster_id = Some(ClusterId(Uuid::from_u128(9)));
+    hard.epoch = ControllerEpoch(2);
+    hard.voted_for = Some(BrokerId(1));
+    hard.accepted = Some(image(1, 32));
+    opened.meta.persist(&hard).unwrap();
+    let forgotten = Hard { voted_for: None, ..hard.clone() };
+    assert!(matches!(opened.meta.persist(&forgotten), Err(StoreError::Regress { .. })));
+    // The own candidacy lost: the image of the one who won arrives.
+    hard.voted_for = Some(BrokerId(5));
+    hard.accepted = Some(image(2, 33));
+    opened.meta.persist(&hard).unwrap();
+    let rival = Hard { voted_for: Some(BrokerId(4)), accepted: Some(image(2, 34)), ..hard.clone() };
+    assert!(matches!(opened.meta.persist(&rival), Err(StoreError::Regress { .. })), "one winner an epoch");
+    close(opened).await;
+}
+
+#[tokio::test]
 async fn a_damaged_image_is_refused() {
     let dir = TempDir::new().unwrap();
     let mut opened = open(config(dir.path())).unwrap();

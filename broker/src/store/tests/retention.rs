@@ -45,12 +45,13 @@ async fn batches_that_still_wait_to_be_deleted_do_not_count() {
     let dir = TempDir::new().unwrap();
     let opened = open(config(dir.path())).unwrap();
     let batches: Vec<Batch> = (0..6).map(|at| stamped(at * 2, 2, 100)).collect();
-    let size = u64::try_from(batches[0].bytes().len()).unwrap();
+    let last_three: usize = batches[3..].iter().map(|batch| batch.bytes().len()).sum();
+    let last_three = u64::try_from(last_three).unwrap();
     write(&opened.store, vec![append(A, 0, batches)]).await.unwrap();
     let trim = ReplicaWrite { high_watermark: 12, ..bare(A, 6, 12) };
     write(&opened.store, vec![trim]).await.unwrap();
     // Whether they are gone by now or not.
-    assert_eq!(expired(&opened.store, Some(size * 3), None).await, (None, Some(100)));
-    assert_eq!(expired(&opened.store, Some(size * 2), None).await, (Some(8), Some(100)));
+    assert_eq!(expired(&opened.store, Some(last_three), None).await, (None, Some(100)));
+    assert_eq!(expired(&opened.store, Some(last_three - 1), None).await, (Some(8), Some(100)));
     close(opened).await;
 }
