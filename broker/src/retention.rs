@@ -141,8 +141,9 @@ async fn look(
 mod tests {
     use super::*;
 
+    /// 37: small corrections are believed, jumps either way are not.
     #[test]
-    fn small_corrections_of_the_clock_are_believed_and_jumps_either_way_are_not() {
+    fn wall_clock_jump_retention() {
         let hour = 3_600_000;
         assert!(!is_jump(1_000, 1_000 + hour) && !is_jump(1_000 + hour, 1_000));
         assert!(is_jump(1_000, 1_001 + hour) && is_jump(1_001 + hour, 1_000));

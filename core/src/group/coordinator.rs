@@ -465,8 +465,9 @@ mod tests {
         assert!(groups.sharing.is_empty());
     }
 
+    /// 30: whoever does not own the partition (any more) can't commit.
     #[test]
-    fn a_commit_by_one_who_does_not_own_the_partition_is_refused() {
+    fn zombie_consumer_commit() {
         let mut groups = Groups::new();
         join(&mut groups, 0, "a", 1).unwrap();
         for stranger in [Some("b"), None] {

@@ -1,5 +1,6 @@
 //! The named scenarios and fault mixes.
 
+mod bad_days;
 mod election;
 mod producers;
 mod replication;
@@ -27,7 +28,7 @@ pub const MIXES: [Scenario; 5] = [
 ];
 
 /// The named courses of events that break naive designs.
-pub const NAMED: [Scenario; 36] = [
+pub const NAMED: [Scenario; 42] = [
     three("split_brain_classic_bully", election::split_brain_classic_bully),
     three("late_coordinator_message", election::late_coordinator_message),
     three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
@@ -61,6 +62,12 @@ pub const NAMED: [Scenario; 36] = [
     three("retry_after_ambiguous_timeout", producers::retry_after_ambiguous_timeout),
     three("replaced_leader_misses_a_sequence", producers::replaced_leader_misses_a_sequence),
     three("replaced_leader_answers_from_memory", producers::replaced_leader_answers_from_memory),
+    three("voter_replaced_in_one_step", bad_days::voter_replaced_in_one_step),
+    three("cpu_starved_wakes_and_campaigns", bad_days::cpu_starved_wakes_and_campaigns),
+    three("prevote_ping_pong", bad_days::prevote_ping_pong),
+    three("slow_leader_disk_evicts_isr", bad_days::slow_leader_disk_evicts_isr),
+    three("delete_recreate_same_name", bad_days::delete_recreate_same_name),
+    three("consumer_out_of_range_after_failover", bad_days::consumer_out_of_range_after_failover),
     three("discovery_restart_empty", election::discovery_restart_empty),
     three("candidate_survives_same_epoch_accept", election::candidate_survives_same_epoch_accept),
     five("split_brain_of_five", election::split_brain_classic_bully),

@@ -57,6 +57,12 @@ scenarios! {
     retry_after_ambiguous_timeout
     replaced_leader_misses_a_sequence
     replaced_leader_answers_from_memory
+    voter_replaced_in_one_step
+    cpu_starved_wakes_and_campaigns
+    prevote_ping_pong
+    slow_leader_disk_evicts_isr
+    delete_recreate_same_name
+    consumer_out_of_range_after_failover
     discovery_restart_empty
     candidate_survives_same_epoch_accept
 }

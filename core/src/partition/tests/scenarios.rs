@@ -518,8 +518,9 @@ fn a_follower_far_behind_catches_up_from_disk() {
     assert_eq!(world.view(3).high_watermark, 40);
 }
 
+/// 34: an image without its topics is no order to delete them; only a tombstone is.
 #[test]
-fn only_a_tombstone_deletes_data() {
+fn empty_image_deletes_everything() {
     let mut world = settled();
     world.publish(1, records(1, "a"), Acks::All);
     world.settle();

@@ -343,7 +343,7 @@ pub(super) fn deaf_voter_campaigns(world: &mut World) -> Flow {
 }
 
 /// Checks that at most `terms` new epochs begin in so many ms.
-fn calm(world: &mut World, ms: u64, terms: u64) -> Flow {
+pub(super) fn calm(world: &mut World, ms: u64, terms: u64) -> Flow {
     let before = epoch(world);
     world.run_for(ms)?;
     let after = epoch(world);

@@ -16,7 +16,7 @@ pub(super) struct Cast {
     pub(super) partition: TopicPartition,
     pub(super) leader: BrokerId,
     controller: BrokerId,
-    follower: BrokerId,
+    pub(super) follower: BrokerId,
 }
 
 /// Makes a topic of three replicas and picks a partition whose leader is not the controller.
@@ -48,7 +48,7 @@ fn publish_some(world: &mut World, to: BrokerId, partition: TopicPartition, acks
     Ok(())
 }
 
-fn isr(world: &World, partition: TopicPartition) -> Vec<BrokerId> {
+pub(super) fn isr(world: &World, partition: TopicPartition) -> Vec<BrokerId> {
     world.entry(partition).map(|entry| entry.isr).unwrap_or_default()
 }
 
