@@ -108,6 +108,10 @@ fn routes() -> Router<App> {
             "/admin/topics/{name}/replicas/{broker}",
             delete(admin::replicas::remove_replica).post(admin::replicas::add_replica_on),
         )
+        .route(
+            "/admin/topics/{name}/reassign",
+            post(admin::replicas::reassign).delete(admin::replicas::cancel),
+        )
         .route("/stats", get(ops::stats))
         .route("/metrics", get(ops::metrics))
         .route("/livez", get(ops::livez))

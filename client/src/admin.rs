@@ -5,7 +5,7 @@ use pubsub_core::ids::Offset;
 use pubsub_core::limits::POLL_RECORDS_MAX;
 use pubsub_core::wire::admin::{
     AlterTopicRequest, BrokerList, ControllerDescription, CreateTopicRequest, GroupDeleted, GroupDetail,
-    GroupList, TopicCreated, TopicDeleted, TopicDescription, TopicList, TopicReplicas,
+    GroupList, ReassignRequest, TopicCreated, TopicDeleted, TopicDescription, TopicList, TopicReplicas,
 };
 use pubsub_core::wire::client::{FORWARDED_HEADER, Polled};
 use reqwest::Method;
@@ -65,6 +65,28 @@ impl Admin {
     ) -> Result<TopicDescription, CallError> {
         let path = format!("/admin/topics/{}", segment(name));
         self.transport.json(Request::new(Method::PATCH, path).json(change)).await
+    }
+
+    /// Moves partitions of a topic to other brokers. It is over once their `adding` and `removing` are empty.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn reassign(
+        &self,
+        name: &str,
+        request: &ReassignRequest,
+    ) -> Result<TopicDescription, CallError> {
+        let path = format!("/admin/topics/{}/reassign", segment(name));
+        self.transport.json(Request::new(Method::POST, path).json(request)).await
+    }
+
+    /// Takes back every move of a topic that is under way.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn cancel_moves(&self, name: &str) -> Result<TopicDescription, CallError> {
+        let path = format!("/admin/topics/{}/reassign", segment(name));
+        self.transport.json(Request::new(Method::DELETE, path)).await
     }
 
     /// Deletes a topic and its records; with `if_empty` only one without records.

@@ -10,6 +10,7 @@ mod fixture;
 pub mod gossip;
 pub mod image;
 mod machine;
+mod moves;
 mod placement;
 mod policy;
 mod register;
@@ -125,6 +126,8 @@ pub enum Weakening {
     CommitBelowMinIsr,
     /// A dead leader's place may be taken by a replica outside the ISR.
     UncleanElection,
+    /// A move of replicas ends before the added ones are in sync.
+    MoveWithoutSync,
     /// A restarted leader keeps its leader epoch (28 `leader_resumes_same_epoch`).
     ResumeLeaderEpoch,
     /// Leaders append what an idempotent producer sends, whatever its sequence (32 `retry_after_ambiguous_timeout`).
@@ -251,6 +254,19 @@ pub enum Command {
         name: TopicName,
         /// Where.
         broker: BrokerId,
+    },
+    /// Moves partitions of a topic to other brokers: the new replicas catch up and join the ISR, then the others are
+    /// dropped in one commit. Partitions that are there, or on their way there, already stay as they are.
+    Reassign {
+        /// Topic.
+        name: TopicName,
+        /// Partitions, and which brokers shall hold each, preferred leader first.
+        moves: Vec<(u32, Vec<BrokerId>)>,
+    },
+    /// Takes back all moves of a topic that are under way: the added replicas are dropped, the others stay.
+    CancelMoves {
+        /// Topic.
+        name: TopicName,
     },
 }
 

@@ -35,6 +35,8 @@ use utoipa::OpenApi;
         super::admin::replicas::add_replica,
         super::admin::replicas::add_replica_on,
         super::admin::replicas::remove_replica,
+        super::admin::replicas::reassign,
+        super::admin::replicas::cancel,
         super::ops::stats,
         super::ops::metrics,
         super::ops::livez,

@@ -105,6 +105,7 @@ impl Control {
             any_registration: machine.weakened(Weakening::NoBrokerEpoch),
             no_floor: machine.weakened(Weakening::NoIsrFloor),
             unclean: machine.weakened(Weakening::UncleanElection),
+            moves_at_once: machine.weakened(Weakening::MoveWithoutSync),
         };
         machine.first_wait(now);
         machine.due = machine.deadline();

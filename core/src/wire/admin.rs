@@ -91,7 +91,7 @@ pub struct AlterTopicRequest {
     /// New number of partitions, not below the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<u32>,
-    /// New replication factor as a setting; replicas move by `/admin/topics/{name}/replicas`.
+    /// New replication factor: replicas are added and catch up, or are dropped once enough others are in sync.
     #[serde(default, alias = "rf", skip_serializing_if = "Option::is_none")]
     pub replication_factor: Option<u32>,
     /// Fewest in-sync replicas with which a publish is taken.
@@ -112,6 +112,27 @@ pub struct AlterTopicRequest {
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<serde_json::Value>))]
     pub owner: Option<Option<serde_json::Value>>,
+}
+
+/// Body of `POST /admin/topics/{name}/reassign`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReassignRequest {
+    /// Partitions that shall be elsewhere; the others stay where they are.
+    pub moves: Vec<PartitionMove>,
+}
+
+/// One partition of a [`ReassignRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PartitionMove {
+    /// Which.
+    pub partition: u32,
+    /// Brokers that shall hold it, preferred leader first.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<u32>))]
+    pub replicas: Vec<BrokerId>,
 }
 
 /// Tells a field that is `null` from one that is missing.

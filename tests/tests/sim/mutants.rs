@@ -56,6 +56,7 @@ mutants! {
     a_missing_floor_is_found: NoIsrFloor in "last_replica_standing" x 5;
     committing_below_the_floor_is_found: CommitBelowMinIsr in "commits_with_too_few_copies" x 10;
     an_unclean_election_is_found: UncleanElection in "stale_replica_is_not_elected" x 5;
+    ending_a_move_before_it_is_in_sync_is_found: MoveWithoutSync in "move_ends_before_sync" x 5, "changes_5" x 50;
     resuming_a_leader_epoch_is_found: ResumeLeaderEpoch in "leader_resumes_same_epoch" x 5;
     appending_whatever_the_sequence_is_found: NoSequenceCheck in "retry_after_ambiguous_timeout" x 5;
     obeying_an_empty_map_is_found: DiscoveryReplaces in "discovery_restart_empty" x 2;
@@ -89,9 +90,10 @@ fn every_rule_that_can_be_switched_off_is_tested() {
         | Weakening::NoIsrFloor
         | Weakening::CommitBelowMinIsr
         | Weakening::UncleanElection
+        | Weakening::MoveWithoutSync
         | Weakening::ResumeLeaderEpoch
         | Weakening::NoSequenceCheck
-        | Weakening::DiscoveryReplaces => 27,
+        | Weakening::DiscoveryReplaces => 28,
     };
     let mut rules = TESTED.to_vec();
     rules.sort_unstable();
