@@ -112,6 +112,11 @@ fn routes() -> Router<App> {
             "/admin/topics/{name}/reassign",
             post(admin::replicas::reassign).delete(admin::replicas::cancel),
         )
+        .route("/admin/topics/{name}/elect", post(admin::brokers::elect))
+        .route(
+            "/admin/brokers/{broker}/drain",
+            post(admin::brokers::drain).delete(admin::brokers::cancel_drain),
+        )
         .route("/stats", get(ops::stats))
         .route("/metrics", get(ops::metrics))
         .route("/livez", get(ops::livez))

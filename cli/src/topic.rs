@@ -1,5 +1,6 @@
 //! `pubsub topic`: create, list, describe, alter, move, delete.
 
+mod elect;
 mod moves;
 
 use crate::connection::Connection;
@@ -48,6 +49,11 @@ pub(crate) enum TopicCommand {
     #[command(after_help = "Examples:\n  pubsub topic move events --partition 2 --to 4,1,5\n  \
                             pubsub topic move events --cancel")]
     Move(moves::MoveArgs),
+    /// Give partitions another leader: back to the preferred replica, or to the broker that is named
+    #[command(after_help = "Examples:\n  pubsub topic elect events\n  \
+                            pubsub topic elect events --partition 2 --broker-id 4\n  \
+                            pubsub topic elect events --partition 2 --unclean --yes-lose-records")]
+    Elect(elect::ElectArgs),
     /// Delete a topic and all of its records
     Delete {
         /// Its name
@@ -157,6 +163,7 @@ pub(crate) async fn run(command: TopicCommand) -> Result<(), Failure> {
             Ok(())
         }
         TopicCommand::Alter(args) => alter(args).await,
+        TopicCommand::Elect(args) => elect::run(args).await,
         TopicCommand::Move(args) => moves::run(args).await,
         TopicCommand::Delete { name, if_empty, yes, output, connection } => {
             let name = checked(&name)?;

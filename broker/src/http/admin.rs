@@ -1,6 +1,7 @@
 //! Changes of topics. Whichever broker is asked, the controller decides, and the answer comes once it is committed and
 //! known here.
 
+pub(crate) mod brokers;
 pub(crate) mod replicas;
 
 use super::error::{ApiError, ApiResult, refusal, topic_not_found, unavailable};
@@ -92,10 +93,12 @@ async fn change(
 fn repeatable(command: &Command) -> bool {
     match command {
         Command::CreateTopic { .. } | Command::AlterTopic { .. } | Command::Reassign { .. } => true,
+        Command::Drain { .. } | Command::CancelDrain { .. } => true,
         Command::DeleteTopic { .. }
         | Command::AddReplica { .. }
         | Command::RemoveReplica { .. }
-        | Command::CancelMoves { .. } => false,
+        | Command::CancelMoves { .. }
+        | Command::Elect { .. } => false,
     }
 }
 

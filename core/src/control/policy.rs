@@ -6,7 +6,7 @@
 
 use super::image::{BrokerEntry, BrokerState, Image, Op, PartitionEntry, TopicConfig, TopicEntry};
 use super::placement::{Load, groups_topic};
-use super::{Command, Refusal, moves};
+use super::{Command, Refusal, drain, elect, moves};
 use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartEpoch, TopicId, TopicName, TopicPartition};
 use crate::limits::{PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
 use crate::wire::internal::{AlterIsr, Registration};
@@ -31,6 +31,8 @@ pub(crate) struct Lapses {
     pub(crate) unclean: bool,
     /// A move ends at once, as if the added replicas held everything.
     pub(crate) moves_at_once: bool,
+    /// What leaves a draining broker counts as in sync at its new place at once.
+    pub(crate) drains_at_once: bool,
 }
 
 /// Operations that do an admin request; none if there is nothing to do.
@@ -59,6 +61,11 @@ pub(crate) fn command(image: &Image, command: &Command) -> Result<Change, Refusa
         Command::RemoveReplica { name, broker } => moves::remove_replica(image, name, *broker),
         Command::Reassign { name, moves } => moves::reassign(image, name, moves),
         Command::CancelMoves { name } => moves::cancel_moves(image, name),
+        Command::Drain { broker } => drain::begin(image, *broker),
+        Command::CancelDrain { broker } => drain::cancel(image, *broker),
+        Command::Elect { name, partition, broker, unclean } => {
+            elect::elect(image, name, *partition, *broker, *unclean)
+        }
     }
 }
 
@@ -282,6 +289,7 @@ pub(crate) fn register(image: &Image, registration: &Registration, version: u64,
         zone: registration.zone.clone(),
         versions: registration.versions,
         state: BrokerState::Fenced,
+        draining: image.brokers.get(&id).is_some_and(|known| known.draining),
     };
     let mut ops = vec![Op::SetBroker { id, entry }];
     let alone = BTreeSet::from([id]);
@@ -302,7 +310,8 @@ pub(crate) fn register(image: &Image, registration: &Registration, version: u64,
 /// Returns the operation that lets a fenced broker take part again.
 pub(crate) fn unfence(image: &Image, id: BrokerId) -> Option<Op> {
     let entry = image.brokers.get(&id).filter(|entry| entry.state == BrokerState::Fenced)?;
-    Some(Op::SetBroker { id, entry: BrokerEntry { state: BrokerState::Active, ..entry.clone() } })
+    let state = if entry.draining { BrokerState::Draining } else { BrokerState::Active };
+    Some(Op::SetBroker { id, entry: BrokerEntry { state, ..entry.clone() } })
 }
 
 /// Returns the operation that does a leader's request; `None` if anything in it does not match the image.
@@ -319,7 +328,7 @@ pub(crate) fn alter_isr(image: &Image, request: &AlterIsr, lapses: Lapses) -> Op
     let fit = request.isr.iter().all(|(id, epoch)| {
         let member = entry.isr.contains(id);
         // A dead member that the floor keeps in the ISR must not keep live ones from joining.
-        entry.replicas.contains(id) && known(*id, *epoch) && (member || image.is_active(*id))
+        entry.replicas.contains(id) && known(*id, *epoch) && (member || image.is_alive(*id))
     });
     let shrinks = entry.isr.iter().any(|id| !wanted.contains(id));
     if !fit
@@ -348,8 +357,12 @@ pub(crate) fn reconcile(image: &Image, avoid: &BTreeSet<BrokerId>, settled: bool
         if entry.leader.is_some_and(|id| !fenced(id) || lapses.epoch_resumed) {
             continue;
         }
-        let successor =
-            candidate(image, entry, avoid, lapses).or_else(|| candidate(image, entry, &none, lapses));
+        // A broker that is to be emptied leads rather than nobody.
+        let draining =
+            || entry.replicas.iter().find(|id| image.is_alive(**id) && entry.isr.contains(id)).copied();
+        let successor = candidate(image, entry, avoid, lapses)
+            .or_else(|| candidate(image, entry, &none, lapses))
+            .or_else(draining);
         if successor != entry.leader {
             let mut next = entry.clone();
             lead(&mut next, successor);
@@ -416,6 +429,7 @@ mod tests {
         no_floor: false,
         unclean: false,
         moves_at_once: false,
+        drains_at_once: false,
     };
 
     fn b(id: u32) -> BrokerId {

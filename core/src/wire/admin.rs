@@ -3,7 +3,11 @@
 //! `owner`, `owner_id`, `leader_id` and `is_owner` are the words of the API that came before: the owner of a topic is the
 //! leader of its partition 0, and `leader_id` is the controller.
 
-use crate::control::image::{BrokerState, TopicConfig};
+mod brokers;
+
+pub use brokers::{BrokerDescription, BrokerList, BrokerStanding};
+
+use crate::control::image::TopicConfig;
 use crate::ids::{At, BrokerId, ControllerEpoch, LeaderEpoch, Offset, TopicId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -327,41 +331,6 @@ pub struct ControllerDescription {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub controller_epoch: ControllerEpoch,
-}
-
-/// Answer to `GET /admin/brokers`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct BrokerList {
-    /// The controller.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
-    pub leader_id: Option<BrokerId>,
-    /// In order of id.
-    pub brokers: Vec<BrokerDescription>,
-}
-
-/// One broker of a [`BrokerList`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct BrokerDescription {
-    /// The broker.
-    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
-    pub broker_id: BrokerId,
-    /// Base URL of its client listener.
-    pub api_base: String,
-    /// `active`, `fenced` or `draining`.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub state: BrokerState,
-    /// Whether it votes on metadata.
-    pub voter: bool,
-    /// Whether it is the controller.
-    pub controller: bool,
-    /// Failure domain.
-    pub zone: Option<String>,
-    /// Partitions that it leads.
-    pub leads: usize,
-    /// Partitions that it holds.
-    pub holds: usize,
 }
 
 /// Answer to `GET /metadata`.

@@ -6,7 +6,7 @@ use pubsub_core::control::Command;
 use pubsub_core::control::image::TopicConfig;
 use pubsub_core::ids::{BrokerId, TopicName};
 
-/// Replicas that move, replication factors that change and moves that are taken back, between faults of every kind.
+/// Replicas that move, replication factors that change, brokers that are emptied, and all of that taken back, between faults of every kind.
 ///
 /// # Errors
 /// [`super::world::Stop`] once an invariant is broken.
@@ -33,7 +33,7 @@ fn one_change(world: &mut World) {
     let topic = TopicName::try_from(name).expect("a valid name");
     let chosen = some_brokers(world, min_isr);
     let broker = chosen[0];
-    let command = match world.rng.below(10) {
+    let command = match world.rng.below(12) {
         0..5 => {
             let moves = vec![(small(world, partitions), chosen.clone())];
             Command::Reassign { name: topic, moves }
@@ -41,6 +41,8 @@ fn one_change(world: &mut World) {
         5 | 6 => Command::AlterTopic { name: topic, config: Some(resized(world, min_isr)), partitions: None },
         7 => Command::CancelMoves { name: topic },
         8 => Command::AddReplica { name: topic, broker },
+        9 => Command::Drain { broker },
+        10 => Command::CancelDrain { broker },
         _ => Command::RemoveReplica { name: topic, broker },
     };
     let asked = someone(world);

@@ -29,7 +29,7 @@ pub const MIXES: [Scenario; 6] = [
 ];
 
 /// The named courses of events that break naive designs.
-pub const NAMED: [Scenario; 37] = [
+pub const NAMED: [Scenario; 38] = [
     three("split_brain_classic_bully", election::split_brain_classic_bully),
     three("late_coordinator_message", election::late_coordinator_message),
     three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
@@ -61,6 +61,7 @@ pub const NAMED: [Scenario; 37] = [
     three("commits_with_too_few_copies", replication::commits_with_too_few_copies),
     three("stale_replica_is_not_elected", replication::stale_replica_is_not_elected),
     five("move_ends_before_sync", moves::move_ends_before_sync),
+    five("drained_broker_is_taken_away", moves::drained_broker_is_taken_away),
     five("replica_moved_away_and_back", moves::replica_moved_away_and_back),
     three("retry_after_ambiguous_timeout", producers::retry_after_ambiguous_timeout),
     three("replaced_leader_misses_a_sequence", producers::replaced_leader_misses_a_sequence),

@@ -57,6 +57,7 @@ mutants! {
     committing_below_the_floor_is_found: CommitBelowMinIsr in "commits_with_too_few_copies" x 10;
     an_unclean_election_is_found: UncleanElection in "stale_replica_is_not_elected" x 5;
     ending_a_move_before_it_is_in_sync_is_found: MoveWithoutSync in "move_ends_before_sync" x 5, "changes_5" x 50;
+    taking_a_broker_away_before_others_are_in_sync_is_found: DrainWithoutSync in "drained_broker_is_taken_away" x 5;
     resuming_a_leader_epoch_is_found: ResumeLeaderEpoch in "leader_resumes_same_epoch" x 5;
     appending_whatever_the_sequence_is_found: NoSequenceCheck in "retry_after_ambiguous_timeout" x 5;
     obeying_an_empty_map_is_found: DiscoveryReplaces in "discovery_restart_empty" x 2;
@@ -91,9 +92,10 @@ fn every_rule_that_can_be_switched_off_is_tested() {
         | Weakening::CommitBelowMinIsr
         | Weakening::UncleanElection
         | Weakening::MoveWithoutSync
+        | Weakening::DrainWithoutSync
         | Weakening::ResumeLeaderEpoch
         | Weakening::NoSequenceCheck
-        | Weakening::DiscoveryReplaces => 28,
+        | Weakening::DiscoveryReplaces => 29,
     };
     let mut rules = TESTED.to_vec();
     rules.sort_unstable();

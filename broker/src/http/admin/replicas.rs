@@ -74,7 +74,7 @@ fn broker_in_path(text: &str) -> ApiResult<BrokerId> {
 }
 
 fn holds(partition: &PartitionEntry, broker: BrokerId) -> bool {
-    partition.replicas.contains(&broker) || partition.adding.contains(&broker)
+    partition.replicas.contains(&broker) && !partition.removing.contains(&broker)
 }
 
 async fn add(

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::control::image::TopicConfig;
 use crate::control::{Command, fixture, policy};
 use crate::ids::{At, LeaderEpoch};
 use proptest::prelude::*;
@@ -14,6 +13,7 @@ const NO: Lapses = Lapses {
     no_floor: false,
     unclean: false,
     moves_at_once: false,
+    drains_at_once: false,
 };
 
 fn b(id: u32) -> BrokerId {
@@ -49,7 +49,7 @@ fn to(image: &Image, replicas: &[u32]) -> Result<Image, Refusal> {
 }
 
 fn factor(image: &Image, replication_factor: u32, min_isr: u32) -> Result<Image, Refusal> {
-    let config = TopicConfig { ..fixture::config(replication_factor, min_isr) };
+    let config = fixture::config(replication_factor, min_isr);
     ask(image, &Command::AlterTopic { name: name(), config: Some(config), partitions: None })
 }
 

@@ -68,3 +68,24 @@ pub(super) fn replica_moved_away_and_back(world: &mut World) -> Flow {
     publish_five(world, partition)?;
     world.heal_and_converge()
 }
+
+/// The leader is emptied under load and taken away as soon as it holds nothing any more.
+pub(super) fn drained_broker_is_taken_away(world: &mut World) -> Flow {
+    let (partition, held, _) = cast(world)?;
+    let broker = held[0];
+    world.start_clients((5, 30));
+    let mut asked: Option<Ticket> = None;
+    let drained = world.run_until(20_000, |world| {
+        if asked.is_none_or(|ticket| world.admin_outcome(ticket).is_some_and(Result::is_err)) {
+            asked = world.controller().and_then(|to| world.admin(to, Command::Drain { broker }));
+        }
+        world.image().is_some_and(|image| image.is_drained(broker))
+    })?;
+    let entry = world.entry(partition);
+    world
+        .expect(drained, Invariant::V1, || format!("broker {broker} is not drained after 20 s: {entry:?}"))?;
+    world.kill(broker);
+    world.run_for(2_000)?;
+    publish_five(world, partition)?;
+    world.heal_and_converge()
+}
