@@ -67,7 +67,8 @@ fn finished(
     }
     isr.retain(|id| replicas.contains(id));
     let floor = size(config.min_isr).min(replicas.len()).max(1);
-    let alive = isr.iter().filter(|id| image.is_active(**id)).count();
+    // Members that are to be emptied count: a move that waits for a drain would wait for ever, since the drain waits for it.
+    let alive = isr.iter().filter(|id| image.is_alive(**id)).count();
     if !entry.removing.is_empty() && alive < floor {
         return None;
     }
@@ -75,8 +76,11 @@ fn finished(
         PartitionEntry { replicas, isr, adding: Vec::new(), removing: Vec::new(), ..entry.clone() };
     if entry.leader.is_some_and(|leader| entry.removing.contains(&leader)) {
         let none = BTreeSet::new();
-        let successor =
-            candidate(image, &next, avoid, lapses).or_else(|| candidate(image, &next, &none, lapses))?;
+        let successor = candidate(image, &next, avoid, lapses)
+            .or_else(|| candidate(image, &next, &none, lapses))
+            .or_else(|| {
+                next.replicas.iter().copied().find(|id| image.is_alive(*id) && next.isr.contains(id))
+            })?;
         lead(&mut next, Some(successor));
     }
     Some(next)

@@ -180,6 +180,14 @@ fn a_replica_is_not_removed_where_too_few_would_be_left_to_take_writes() {
     assert_eq!(only(&ask(&grown, &remove).unwrap()).replicas, list(&[1, 3]));
 }
 
+/// A move to a broker that is then emptied waited for the drain, and the drain for the move.
+#[test]
+fn a_move_ends_although_one_of_its_new_replicas_is_to_be_emptied() {
+    let image = to(&with_topic(4, 2, &[1, 2]), &[3, 1]).unwrap();
+    let image = ask(&synced(&image, &[3, 1, 2]), &Command::Drain { broker: b(1) }).unwrap();
+    assert_eq!(only(&settle(&image)).replicas, list(&[3, 1]));
+}
+
 proptest! {
     /// Whatever is asked for in whatever order: the lists fit together, the leader is in sync, the floor holds.
     #[test]
