@@ -108,6 +108,15 @@ fn routes() -> Router<App> {
             "/admin/topics/{name}/replicas/{broker}",
             delete(admin::replicas::remove_replica).post(admin::replicas::add_replica_on),
         )
+        .route(
+            "/admin/topics/{name}/reassign",
+            post(admin::replicas::reassign).delete(admin::replicas::cancel),
+        )
+        .route("/admin/topics/{name}/elect", post(admin::brokers::elect))
+        .route(
+            "/admin/brokers/{broker}/drain",
+            post(admin::brokers::drain).delete(admin::brokers::cancel_drain),
+        )
         .route("/stats", get(ops::stats))
         .route("/metrics", get(ops::metrics))
         .route("/livez", get(ops::livez))

@@ -1,4 +1,6 @@
-//! `pubsub cluster`: what the brokers are and how they see each other.
+//! `pubsub cluster`: what the brokers are, how they see each other, and emptying one.
+
+mod drain;
 
 use crate::connection::Connection;
 use crate::exit::Failure;
@@ -26,6 +28,9 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Move everything off a broker, before it is taken away
+    #[command(after_help = "Examples:\n  pubsub cluster drain 5 --wait\n  pubsub cluster drain 5 --cancel")]
+    Drain(drain::DrainArgs),
 }
 
 #[derive(Debug, Serialize)]
@@ -46,6 +51,7 @@ struct BrokerAnswer {
 /// Runs one of the commands.
 pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
     match command {
+        ClusterCommand::Drain(args) => drain::run(args).await,
         ClusterCommand::Status { output, connection } => status(output, &connection.client(PATIENCE)?).await,
     }
 }

@@ -1,4 +1,7 @@
-//! `pubsub topic`: create, list, describe, alter, delete.
+//! `pubsub topic`: create, list, describe, alter, move, delete.
+
+mod elect;
+mod moves;
 
 use crate::connection::Connection;
 use crate::exit::Failure;
@@ -42,6 +45,15 @@ pub(crate) enum TopicCommand {
     #[command(after_help = "Examples:\n  pubsub topic alter events --retention-ms 86400000\n  \
                             pubsub topic alter events --retention-ms none --min-isr 1")]
     Alter(AlterArgs),
+    /// Move a partition to other brokers, and wait until its replicas are in their places
+    #[command(after_help = "Examples:\n  pubsub topic move events --partition 2 --to 4,1,5\n  \
+                            pubsub topic move events --cancel")]
+    Move(moves::MoveArgs),
+    /// Give partitions another leader: back to the preferred replica, or to the broker that is named
+    #[command(after_help = "Examples:\n  pubsub topic elect events\n  \
+                            pubsub topic elect events --partition 2 --broker-id 4\n  \
+                            pubsub topic elect events --partition 2 --unclean --yes-lose-records")]
+    Elect(elect::ElectArgs),
     /// Delete a topic and all of its records
     Delete {
         /// Its name
@@ -99,9 +111,12 @@ pub(crate) struct AlterArgs {
     /// New number of partitions; it can only grow
     #[arg(long)]
     partitions: Option<u32>,
-    /// Copies of each record, as a setting
-    #[arg(long)]
+    /// Copies of each record; replicas are added or dropped, and the command waits until they are
+    #[arg(long, visible_alias = "replication-factor", value_parser = clap::value_parser!(u32).range(1..=i64::from(REPLICATION_FACTOR_MAX)))]
     rf: Option<u32>,
+    /// Do not wait for replicas
+    #[arg(long)]
+    no_wait: bool,
     /// Fewest in-sync replicas with which a publish is taken
     #[arg(long)]
     min_isr: Option<u32>,
@@ -148,6 +163,8 @@ pub(crate) async fn run(command: TopicCommand) -> Result<(), Failure> {
             Ok(())
         }
         TopicCommand::Alter(args) => alter(args).await,
+        TopicCommand::Elect(args) => elect::run(args).await,
+        TopicCommand::Move(args) => moves::run(args).await,
         TopicCommand::Delete { name, if_empty, yes, output, connection } => {
             let name = checked(&name)?;
             if !yes && std::io::stdin().is_terminal() && !confirmed(&name)? {
@@ -214,7 +231,10 @@ async fn alter(args: AlterArgs) -> Result<(), Failure> {
     if change == AlterTopicRequest::default() {
         return Err(Failure::usage("nothing to change was named").hint("see `pubsub topic alter --help`"));
     }
-    let topic = args.connection.client(PATIENCE)?.admin().alter_topic(&checked(&args.name)?, &change).await?;
+    let client = args.connection.client(PATIENCE)?;
+    let topic = client.admin().alter_topic(&checked(&args.name)?, &change).await?;
+    let waits = args.rf.is_some() && !args.no_wait;
+    let topic = if waits { moves::until_over(&client, topic).await? } else { topic };
     args.output.print(&topic, describe);
     Ok(())
 }
@@ -244,8 +264,17 @@ fn describe(topic: &TopicDescription) -> String {
     let limit = |limit: Option<u64>, unit: &str| {
         limit.map_or("for ever".to_owned(), |limit| format!("{limit} {unit}"))
     };
-    let mut rows =
-        table(&["partition", "leader", "epoch", "replicas", "isr", "log start", "high watermark", "log end"]);
+    let mut rows = table(&[
+        "partition",
+        "leader",
+        "epoch",
+        "replicas",
+        "isr",
+        "moving",
+        "log start",
+        "high watermark",
+        "log end",
+    ]);
     for part in &topic.partitions {
         rows.add_row([
             part.id.to_string(),
@@ -253,6 +282,7 @@ fn describe(topic: &TopicDescription) -> String {
             part.leader_epoch.to_string(),
             list(&part.replicas),
             list(&part.isr),
+            moves::change(part),
             or_dash(part.log_start),
             or_dash(part.high_watermark),
             or_dash(part.log_end),

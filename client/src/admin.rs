@@ -1,11 +1,12 @@
 //! Looking at a cluster and managing it: topics, brokers, groups.
 
 use crate::transport::{CallError, Request, Transport, segment};
-use pubsub_core::ids::Offset;
+use pubsub_core::ids::{BrokerId, Offset};
 use pubsub_core::limits::POLL_RECORDS_MAX;
 use pubsub_core::wire::admin::{
-    AlterTopicRequest, BrokerList, ControllerDescription, CreateTopicRequest, GroupDeleted, GroupDetail,
-    GroupList, TopicCreated, TopicDeleted, TopicDescription, TopicList, TopicReplicas,
+    AlterTopicRequest, BrokerDescription, BrokerList, ControllerDescription, CreateTopicRequest,
+    GroupDeleted, GroupDetail, GroupList, ReassignRequest, TopicCreated, TopicDeleted, TopicDescription,
+    TopicList, TopicReplicas,
 };
 use pubsub_core::wire::client::{FORWARDED_HEADER, Polled};
 use reqwest::Method;
@@ -67,6 +68,28 @@ impl Admin {
         self.transport.json(Request::new(Method::PATCH, path).json(change)).await
     }
 
+    /// Moves partitions of a topic to other brokers. It is over once their `adding` and `removing` are empty.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn reassign(
+        &self,
+        name: &str,
+        request: &ReassignRequest,
+    ) -> Result<TopicDescription, CallError> {
+        let path = format!("/admin/topics/{}/reassign", segment(name));
+        self.transport.json(Request::new(Method::POST, path).json(request)).await
+    }
+
+    /// Takes back every move of a topic that is under way.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn cancel_moves(&self, name: &str) -> Result<TopicDescription, CallError> {
+        let path = format!("/admin/topics/{}/reassign", segment(name));
+        self.transport.json(Request::new(Method::DELETE, path)).await
+    }
+
     /// Deletes a topic and its records; with `if_empty` only one without records.
     ///
     /// # Errors
@@ -91,6 +114,41 @@ impl Admin {
     /// See [`CallError`].
     pub async fn brokers(&self) -> Result<BrokerList, CallError> {
         self.transport.json(Request::get("/admin/brokers")).await
+    }
+
+    /// Empties a broker. It is over once its state is [`BrokerStanding::Drained`](pubsub_core::wire::admin::BrokerStanding).
+    ///
+    /// # Errors
+    /// `CONFLICT` if a topic's replicas would not fit on the other brokers, and whatever [`CallError`] tells.
+    pub async fn drain(&self, broker: BrokerId) -> Result<BrokerDescription, CallError> {
+        self.transport.json(Request::new(Method::POST, format!("/admin/brokers/{broker}/drain"))).await
+    }
+
+    /// Lets a broker that was being emptied take part again.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn cancel_drain(&self, broker: BrokerId) -> Result<BrokerDescription, CallError> {
+        self.transport.json(Request::new(Method::DELETE, format!("/admin/brokers/{broker}/drain"))).await
+    }
+
+    /// Gives one partition of a topic, or all, another leader: `broker`, or the preferred replica where it is in sync.
+    /// With `unclean`, partitions without a leader go to a live replica that may lack acknowledged records: those are lost.
+    ///
+    /// # Errors
+    /// `CONFLICT` if no such replica is alive, and whatever [`CallError`] tells.
+    pub async fn elect(
+        &self,
+        name: &str,
+        partition: Option<u32>,
+        broker: Option<BrokerId>,
+        unclean: bool,
+    ) -> Result<TopicDescription, CallError> {
+        let request = Request::new(Method::POST, format!("/admin/topics/{}/elect", segment(name)))
+            .query_opt("partition", partition)
+            .query_opt("broker_id", broker)
+            .query_opt("unclean", unclean.then_some(true));
+        self.transport.json(request).await
     }
 
     /// Returns who controls the cluster, as the answering broker sees it.

@@ -4,12 +4,15 @@ mod candidacy;
 #[cfg(test)]
 mod cluster;
 mod controller;
+mod drain;
+mod elect;
 mod election;
 #[cfg(test)]
 mod fixture;
 pub mod gossip;
 pub mod image;
 mod machine;
+mod moves;
 mod placement;
 mod policy;
 mod register;
@@ -125,6 +128,10 @@ pub enum Weakening {
     CommitBelowMinIsr,
     /// A dead leader's place may be taken by a replica outside the ISR.
     UncleanElection,
+    /// A move of replicas ends before the added ones are in sync.
+    MoveWithoutSync,
+    /// What leaves a draining broker counts as in sync at its new place at once.
+    DrainWithoutSync,
     /// A restarted leader keeps its leader epoch (28 `leader_resumes_same_epoch`).
     ResumeLeaderEpoch,
     /// Leaders append what an idempotent producer sends, whatever its sequence (32 `retry_after_ambiguous_timeout`).
@@ -255,6 +262,41 @@ pub enum Command {
         name: TopicName,
         /// Where.
         broker: BrokerId,
+    },
+    /// Moves partitions of a topic to other brokers: the new replicas catch up and join the ISR, then the others are
+    /// dropped in one commit. Partitions that are there, or on their way there, already stay as they are.
+    Reassign {
+        /// Topic.
+        name: TopicName,
+        /// Partitions, and which brokers shall hold each, preferred leader first.
+        moves: Vec<(u32, Vec<BrokerId>)>,
+    },
+    /// Takes back all moves of a topic that are under way: the added replicas are dropped, the others stay.
+    CancelMoves {
+        /// Topic.
+        name: TopicName,
+    },
+    /// Empties a broker: its leaderships and then its replicas go to others, and nothing is placed on it any more. It
+    /// keeps its vote, if it has one. The outcome names no topic.
+    Drain {
+        /// Which.
+        broker: BrokerId,
+    },
+    /// Lets a broker that was being emptied take part again. The outcome names no topic.
+    CancelDrain {
+        /// Which.
+        broker: BrokerId,
+    },
+    /// Gives partitions of a topic another leader.
+    Elect {
+        /// Topic.
+        name: TopicName,
+        /// One partition; all if not given.
+        partition: Option<u32>,
+        /// Who shall lead; the preferred replica, or without a clean choice any live one, if not given.
+        broker: Option<BrokerId>,
+        /// Give partitions without a leader to a replica that is not in sync: acknowledged records are lost.
+        unclean: bool,
     },
 }
 

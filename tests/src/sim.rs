@@ -4,6 +4,7 @@
 //! [`run`] is a pure function of seed, scenario and weakenings. A failing run is repeated with its trace kept as text,
 //! and says with which command to repeat it.
 
+pub mod changes;
 pub mod checks;
 pub mod clients;
 pub mod confirms;

@@ -326,3 +326,42 @@ async fn check_finds_a_flipped_bit_and_no_reader_is_given_it() {
         assert!(!answer.text().contains("walue-037"), "broker {id} gave the damaged record: {answer}");
     }
 }
+
+async fn json(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let output = run(cluster, &[arguments, &["-o", "json"]].concat()).await;
+    assert_success(&output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_move_and_a_drained_broker_is_taken_away_without_losing_a_record() {
+    let _alone = alone().await;
+    let cluster = Arc::new(Cluster::ready(Settings::default()).await);
+    cluster.add_broker(4);
+    cluster.wait_broker_ready(4).await;
+    let topic = Topic::create(&cluster, 1, "moved", "rf=2").await;
+    topic.publish_many(1, (0..500).map(Value::from)).await;
+
+    let grown = json(&cluster, &["topic", "alter", &topic.name, "--rf", "3"]).await;
+    let partition = &grown["partitions"][0];
+    assert_eq!(partition["isr"].as_array().unwrap().len(), 3, "{grown}");
+    assert!(partition.get("adding").is_none() && partition.get("removing").is_none(), "{grown}");
+
+    let moved = json(&cluster, &["topic", "move", &topic.name, "--to", "4,1,2"]).await;
+    assert_eq!(moved["partitions"][0]["replicas"], serde_json::json!([4, 1, 2]));
+    json(&cluster, &["topic", "elect", &topic.name, "--broker-id", "4"]).await;
+    topic.publish_many(2, (500..600).map(Value::from)).await;
+
+    let refused = run(&cluster, &["topic", "elect", &topic.name, "--unclean"]).await;
+    assert_eq!(refused.status.code(), Some(2), "unclean without a confirmation: {}", text(&refused.stderr));
+    let refused = run(&cluster, &["cluster", "drain", "9"]).await;
+    assert!(text(&refused.stderr).contains("broker 9"), "{}", text(&refused.stderr));
+
+    let drained = json(&cluster, &["cluster", "drain", "4", "--wait"]).await;
+    assert_eq!((&drained["state"], &drained["holds"]), (&Value::from("drained"), &Value::from(0)));
+    let refused = run(&cluster, &["cluster", "drain", "3"]).await;
+    assert!(text(&refused.stderr).contains("has 3 replicas"), "{}", text(&refused.stderr));
+    cluster.sigterm(4).await.unwrap();
+    assert_eq!(topic.publish(1, "after").await, 600);
+    assert_eq!(topic.equal_log(&[1, 2, 3]).await.len(), 601);
+}

@@ -86,6 +86,11 @@ fn no_invariant_breaks_in_a_replication_storm() {
 }
 
 #[test]
+fn no_invariant_breaks_while_replicas_move() {
+    survives(&MIXES[5]);
+}
+
+#[test]
 fn the_same_seed_gives_byte_identical_traces() {
     for mix in &MIXES {
         let once = run_verbose(7, mix, &[]).map_err(|violation| violation.to_string()).unwrap();

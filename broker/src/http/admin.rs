@@ -1,6 +1,7 @@
 //! Changes of topics. Whichever broker is asked, the controller decides, and the answer comes once it is committed and
 //! known here.
 
+pub(crate) mod brokers;
 pub(crate) mod replicas;
 
 use super::error::{ApiError, ApiResult, refusal, topic_not_found, unavailable};
@@ -96,8 +97,13 @@ async fn change(
 
 fn repeatable(command: &Command) -> bool {
     match command {
-        Command::CreateTopic { .. } | Command::AlterTopic { .. } => true,
-        Command::DeleteTopic { .. } | Command::AddReplica { .. } | Command::RemoveReplica { .. } => false,
+        Command::CreateTopic { .. } | Command::AlterTopic { .. } | Command::Reassign { .. } => true,
+        Command::Drain { .. } | Command::CancelDrain { .. } => true,
+        Command::DeleteTopic { .. }
+        | Command::AddReplica { .. }
+        | Command::RemoveReplica { .. }
+        | Command::CancelMoves { .. }
+        | Command::Elect { .. } => false,
     }
 }
 
@@ -350,10 +356,15 @@ pub(crate) async fn alter(
         let config = (config != *old).then_some(config);
         Ok(Command::AlterTopic { name: name.clone(), config, partitions: request.partitions })
     };
-    match change(&app, &whole, deadline, command).await? {
+    described(&app, &name, change(&app, &whole, deadline, command).await?)
+}
+
+/// Answers with the topic as a change left it.
+fn described(app: &App, name: &TopicName, ended: Ended) -> ApiResult<Response> {
+    match ended {
         Ended::Here(outcome, image) => {
             let entry = image.topics.get(&outcome.topic).ok_or_else(|| topic_not_found(name.as_str()))?;
-            Ok(answer(outcome.at, super::look::describe(&app, &image, outcome.topic, entry)))
+            Ok(answer(outcome.at, super::look::describe(app, &image, outcome.topic, entry)))
         }
         Ended::There(answer) => Ok(answer),
     }

@@ -6,12 +6,12 @@ use super::topics::{Topic, alive};
 use super::{App, Call, Segments};
 use axum::Json;
 use axum::extract::State;
-use pubsub_core::control::image::{Image, PartitionEntry, TopicEntry};
+use pubsub_core::control::image::{BrokerEntry, BrokerState, Image, PartitionEntry, TopicEntry};
 use pubsub_core::ids::{BrokerId, TopicId, TopicPartition};
 use pubsub_core::partition::Role;
 use pubsub_core::wire::admin::{
-    BrokerDescription, BrokerList, ControllerDescription, IsrOverview, Metadata, PartitionDescription,
-    ReplicaDescription, TopicDescription, TopicIsr, TopicList, TopicReplicas,
+    BrokerDescription, BrokerList, BrokerStanding, ControllerDescription, IsrOverview, Metadata,
+    PartitionDescription, ReplicaDescription, TopicDescription, TopicIsr, TopicList, TopicReplicas,
 };
 use pubsub_core::wire::error::Problem;
 use std::collections::BTreeMap;
@@ -188,17 +188,47 @@ pub(crate) async fn brokers(State(app): State<App>) -> ApiResult<Json<BrokerList
             *holds.entry(*replica).or_default() += 1;
         }
     }
-    let brokers = image.brokers.iter().map(|(id, entry)| BrokerDescription {
-        broker_id: *id,
-        api_base: entry.api_base.clone(),
-        state: entry.state,
-        voter: image.voters.get(id) == Some(&entry.storage_id),
-        controller: controller == Some(*id),
-        zone: entry.zone.clone(),
-        leads: leads.get(id).copied().unwrap_or_default(),
-        holds: holds.get(id).copied().unwrap_or_default(),
+    let count = |of: &BTreeMap<BrokerId, usize>, id| of.get(id).copied().unwrap_or_default();
+    let brokers = image.brokers.iter().map(|(id, entry)| {
+        described(&image, controller, (*id, entry), (count(&leads, id), count(&holds, id)))
     });
     Ok(Json(BrokerList { leader_id: controller, brokers: brokers.collect() }))
+}
+
+/// Describes one broker; `None` if it is not registered.
+pub(crate) fn describe_broker(app: &App, image: &Image, id: BrokerId) -> Option<BrokerDescription> {
+    let entry = image.brokers.get(&id)?;
+    let count = |of: fn(&PartitionEntry, BrokerId) -> bool| {
+        image.partitions().filter(|(_, _, partition)| of(partition, id)).count()
+    };
+    let leads = count(|partition, id| partition.leader == Some(id));
+    let holds = count(|partition, id| partition.replicas.contains(&id));
+    Some(described(image, app.broker.status().controller, (id, entry), (leads, holds)))
+}
+
+fn described(
+    image: &Image,
+    controller: Option<BrokerId>,
+    (id, entry): (BrokerId, &BrokerEntry),
+    (leads, holds): (usize, usize),
+) -> BrokerDescription {
+    let state = match entry.state {
+        _ if entry.draining && holds == 0 => BrokerStanding::Drained,
+        BrokerState::Active => BrokerStanding::Active,
+        BrokerState::Fenced => BrokerStanding::Fenced,
+        BrokerState::Draining => BrokerStanding::Draining,
+    };
+    BrokerDescription {
+        broker_id: id,
+        api_base: entry.api_base.clone(),
+        state,
+        draining: entry.draining,
+        voter: image.voters.get(&id) == Some(&entry.storage_id),
+        controller: controller == Some(id),
+        zone: entry.zone.clone(),
+        leads,
+        holds,
+    }
 }
 
 /// Shows the placement of every topic in short.

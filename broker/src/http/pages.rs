@@ -307,6 +307,7 @@ mod tests {
             zone: None,
             versions: (1, 1),
             state,
+            draining: false,
         };
         Image {
             cluster_id: ClusterId(Uuid::nil()),

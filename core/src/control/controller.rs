@@ -4,7 +4,7 @@ use super::election::Role;
 use super::image::{BrokerState, Draft, Op};
 use super::machine::Control;
 use super::session::Session;
-use super::{Action, Event, Ticket, policy};
+use super::{Action, Event, Ticket, drain, moves, policy};
 use crate::Mono;
 use crate::ids::{At, BrokerId, TopicId};
 use crate::wire::internal::Message;
@@ -171,8 +171,12 @@ impl Control {
         let avoid: BTreeSet<_> = weak.map(|(id, _)| *id).collect();
         let image = draft.image();
         let settled =
-            now >= leading.since + timing.settle || image.voters.keys().all(|id| image.is_active(*id));
+            now >= leading.since + timing.settle || image.voters.keys().all(|id| image.is_alive(*id));
         let ops = policy::reconcile(image, &avoid, settled, self.lapses);
+        extend(draft, ops, events);
+        let ops = moves::finish(draft.image(), &avoid, self.lapses);
+        extend(draft, ops, events);
+        let ops = drain::step(draft.image(), self.lapses);
         extend(draft, ops, events);
 
         let newest = leading.current.at;

@@ -27,6 +27,7 @@ pub(super) fn broker(id: u32) -> BrokerEntry {
         zone: None,
         versions: (1, 1),
         state: BrokerState::Active,
+        draining: false,
     }
 }
 

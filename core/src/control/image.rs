@@ -87,6 +87,9 @@ pub struct BrokerEntry {
     pub versions: (u16, u16),
     /// What it may be given.
     pub state: BrokerState,
+    /// It is to be emptied: unless it is silent its state is [`BrokerState::Draining`], also after a restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// What a broker may be given.
@@ -377,6 +380,17 @@ impl Image {
     /// Returns whether a broker may be given leaderships and replicas.
     pub fn is_active(&self, id: BrokerId) -> bool {
         self.brokers.get(&id).is_some_and(|entry| entry.state == BrokerState::Active)
+    }
+
+    /// Returns whether a broker is alive and up to date, be it to be emptied or not.
+    pub fn is_alive(&self, id: BrokerId) -> bool {
+        self.brokers.get(&id).is_some_and(|entry| entry.state != BrokerState::Fenced)
+    }
+
+    /// Returns whether a broker was to be emptied and holds nothing any more.
+    pub fn is_drained(&self, id: BrokerId) -> bool {
+        let draining = self.brokers.get(&id).is_some_and(|entry| entry.draining);
+        draining && !self.partitions().any(|(_, _, entry)| entry.replicas.contains(&id))
     }
 
     /// Returns whether a broker with that volume votes.

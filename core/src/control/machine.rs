@@ -105,6 +105,8 @@ impl Control {
             any_registration: machine.weakened(Weakening::NoBrokerEpoch),
             no_floor: machine.weakened(Weakening::NoIsrFloor),
             unclean: machine.weakened(Weakening::UncleanElection),
+            moves_at_once: machine.weakened(Weakening::MoveWithoutSync),
+            drains_at_once: machine.weakened(Weakening::DrainWithoutSync),
         };
         machine.first_wait(now);
         machine.due = machine.deadline();
@@ -164,7 +166,7 @@ impl Control {
             leading,
             electing: !leading && !matches!(self.election.role, Role::Follower),
             registered: self.applied.as_ref().is_some_and(|image| {
-                image.registered(self.me, self.config.run_id).is_some() && image.is_active(self.me)
+                image.registered(self.me, self.config.run_id).is_some() && image.is_alive(self.me)
             }),
             applied: self.applied_at(),
             counters: self.counters,

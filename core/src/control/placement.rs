@@ -102,6 +102,19 @@ fn groups_id(image: &Image) -> TopicId {
     TopicId(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
+/// Returns the settings of the internal topic with so many replicas, at most three.
+pub(super) fn internal_settings(replicas: usize) -> TopicConfig {
+    let replicas = replicas.min(GROUPS_REPLICAS);
+    TopicConfig {
+        replication_factor: u32::try_from(replicas).expect("at most three"),
+        min_isr: if replicas >= GROUPS_REPLICAS { 2 } else { 1 },
+        retention_ms: None,
+        retention_bytes: None,
+        compact: true,
+        owner: None,
+    }
+}
+
 /// Creates the internal topic of consumer groups and gives it more replicas as brokers join.
 pub(super) fn groups_topic(image: &Image, settled: bool) -> Vec<Op> {
     let alive = image.live_brokers().count();
@@ -110,18 +123,10 @@ pub(super) fn groups_topic(image: &Image, settled: bool) -> Vec<Op> {
     if target == 0 || !settled {
         return Vec::new();
     }
-    let settings = |replicas: usize| TopicConfig {
-        replication_factor: u32::try_from(replicas).expect("at most three"),
-        min_isr: if replicas >= GROUPS_REPLICAS { 2 } else { 1 },
-        retention_ms: None,
-        retention_bytes: None,
-        compact: true,
-        owner: None,
-    };
     let mut load = Load::of(image);
     let Some(topic) = image.topics.get(&id) else {
         let name = TopicName::try_from(GROUPS_TOPIC).expect("the internal topic's name is valid");
-        let config = settings(target);
+        let config = internal_settings(target);
         let partitions = (0..GROUP_PARTITIONS).map(|index| load.place(index, &config, None)).collect();
         return vec![Op::AddTopic { id, entry: Arc::new(TopicEntry { name, config, partitions }) }];
     };
@@ -138,7 +143,7 @@ pub(super) fn groups_topic(image: &Image, settled: bool) -> Vec<Op> {
     }
     // The floor rises last, once it would not stop what works already.
     let fewest = topic.partitions.iter().map(|entry| entry.replicas.len()).min().unwrap_or(0);
-    let config = settings(fewest.min(GROUPS_REPLICAS));
+    let config = internal_settings(fewest.min(target));
     let in_sync = topic.partitions.iter().all(|entry| entry.isr.len() >= size(config.min_isr));
     if ops.is_empty() && in_sync && config.replication_factor > topic.config.replication_factor {
         ops.push(Op::SetTopicConfig { id, config });

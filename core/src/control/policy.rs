@@ -6,7 +6,7 @@
 
 use super::image::{BrokerEntry, BrokerState, Image, Op, PartitionEntry, TopicConfig, TopicEntry};
 use super::placement::{Load, groups_topic};
-use super::{Command, Refusal};
+use super::{Command, Refusal, drain, elect, moves};
 use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartEpoch, TopicId, TopicName, TopicPartition};
 use crate::limits::{PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
 use crate::wire::internal::{AlterIsr, Registration};
@@ -29,6 +29,10 @@ pub(crate) struct Lapses {
     pub(crate) no_floor: bool,
     /// A replica outside the ISR may lead.
     pub(crate) unclean: bool,
+    /// A move ends at once, as if the added replicas held everything.
+    pub(crate) moves_at_once: bool,
+    /// What leaves a draining broker counts as in sync at its new place at once.
+    pub(crate) drains_at_once: bool,
 }
 
 /// Operations that do an admin request; none if there is nothing to do.
@@ -53,13 +57,23 @@ pub(crate) fn command(image: &Image, command: &Command) -> Result<Change, Refusa
         Command::AlterTopic { name, config, partitions } => {
             alter_topic(image, name, config.as_ref(), *partitions)
         }
-        Command::AddReplica { name, broker } => add_replica(image, name, *broker),
-        Command::RemoveReplica { name, broker } => remove_replica(image, name, *broker),
+        Command::AddReplica { name, broker } => moves::add_replica(image, name, *broker),
+        Command::RemoveReplica { name, broker } => moves::remove_replica(image, name, *broker),
+        Command::Reassign { name, moves } => moves::reassign(image, name, moves),
+        Command::CancelMoves { name } => moves::cancel_moves(image, name),
+        Command::Drain { broker } => drain::begin(image, *broker),
+        Command::CancelDrain { broker } => drain::cancel(image, *broker),
+        Command::Elect { name, partition, broker, unclean } => {
+            elect::elect(image, name, *partition, *broker, *unclean)
+        }
     }
 }
 
 /// Returns a topic that users may change.
-fn ours<'a>(image: &'a Image, name: &TopicName) -> Result<(TopicId, &'a Arc<TopicEntry>), Refusal> {
+pub(super) fn ours<'a>(
+    image: &'a Image,
+    name: &TopicName,
+) -> Result<(TopicId, &'a Arc<TopicEntry>), Refusal> {
     not_internal(name)?;
     image.topic_by_name(name).ok_or_else(|| Refusal::TopicNotFound { name: name.clone() })
 }
@@ -91,11 +105,11 @@ fn check_partitions(partitions: u32) -> Result<(), Refusal> {
     Err(invalid(format!("partitions is {partitions}, use 1 to {PARTITIONS_MAX}")))
 }
 
-fn invalid(detail: String) -> Refusal {
+pub(super) fn invalid(detail: String) -> Refusal {
     Refusal::Invalid { detail }
 }
 
-fn conflict(detail: String) -> Refusal {
+pub(super) fn conflict(detail: String) -> Refusal {
     Refusal::Conflict { detail }
 }
 
@@ -151,7 +165,7 @@ fn alter_topic(
     if *wanted != entry.config {
         check_config(wanted)?;
         if wanted.replication_factor != entry.config.replication_factor {
-            ops.extend(resize(image, topic, entry, wanted)?);
+            ops.extend(moves::resize(image, topic, entry, wanted)?);
         }
         ops.push(Op::SetTopicConfig { id: topic, config: wanted.clone() });
     }
@@ -173,87 +187,6 @@ fn alter_topic(
     Ok(Change { topic, ops })
 }
 
-/// Adds or drops replicas of every partition until it has as many as the new replication factor says.
-fn resize(image: &Image, id: TopicId, topic: &TopicEntry, wanted: &TopicConfig) -> Result<Vec<Op>, Refusal> {
-    let mut load = Load::of(image);
-    let target = size(wanted.replication_factor);
-    let mut ops = Vec::new();
-    for (partition, entry) in (0..).zip(&topic.partitions) {
-        let mut next = entry.clone();
-        if entry.replicas.len() < target {
-            load.enough(wanted.replication_factor)?;
-            for broker in load.ranking(partition, &entry.replicas) {
-                if next.replicas.len() < target {
-                    next.replicas.push(broker);
-                    load.carry(broker, false);
-                }
-            }
-        }
-        while next.replicas.len() > target {
-            let spare = spare_replica(&next, wanted.min_isr).ok_or_else(|| {
-                conflict(format!(
-                    "partition {partition} has too few in-sync replicas to drop one; retry later"
-                ))
-            })?;
-            next.replicas.retain(|broker| *broker != spare);
-            next.isr.retain(|broker| *broker != spare);
-        }
-        ops.extend(changed(TopicPartition { topic: id, partition }, entry, next));
-    }
-    Ok(ops)
-}
-
-/// Returns the replica that is missed least: the last one outside the ISR, else the last that does not lead.
-fn spare_replica(entry: &PartitionEntry, floor: u32) -> Option<BrokerId> {
-    let behind = entry.replicas.iter().rev().find(|id| !entry.isr.contains(id) && entry.leader != Some(**id));
-    let above_floor = entry.isr.len() > size(floor);
-    let last = entry.replicas.iter().rev().find(|id| above_floor && entry.leader != Some(**id));
-    behind.or(last).copied()
-}
-
-fn add_replica(image: &Image, name: &TopicName, broker: BrokerId) -> Result<Change, Refusal> {
-    let (topic, entry) = ours(image, name)?;
-    if !image.brokers.contains_key(&broker) {
-        return Err(Refusal::BrokerNotFound { broker });
-    }
-    if !image.is_active(broker) {
-        return Err(conflict(format!("broker {broker} is not alive; wait until it is back")));
-    }
-    let ops = (0..).zip(&entry.partitions).flat_map(|(partition, entry)| {
-        let mut next = entry.clone();
-        if !next.replicas.contains(&broker) {
-            next.replicas.push(broker);
-        }
-        changed(TopicPartition { topic, partition }, entry, next)
-    });
-    Ok(Change { topic, ops: ops.collect() })
-}
-
-fn remove_replica(image: &Image, name: &TopicName, broker: BrokerId) -> Result<Change, Refusal> {
-    let (topic, topic_entry) = ours(image, name)?;
-    let mut ops = Vec::new();
-    for (partition, entry) in (0..).zip(&topic_entry.partitions) {
-        if !entry.replicas.contains(&broker) {
-            continue;
-        }
-        if entry.leader == Some(broker) || entry.replicas.len() == 1 {
-            return Err(conflict(format!(
-                "broker {broker} leads partition {partition} of {name} or holds its only replica; add another one first"
-            )));
-        }
-        let mut next = entry.clone();
-        next.replicas.retain(|id| *id != broker);
-        next.isr.retain(|id| *id != broker);
-        if next.isr.len() < entry.isr.len() && next.isr.len() < size(topic_entry.config.min_isr) {
-            return Err(conflict(format!(
-                "without broker {broker} partition {partition} of {name} has fewer than min_isr in-sync replicas"
-            )));
-        }
-        ops.extend(changed(TopicPartition { topic, partition }, entry, next));
-    }
-    Ok(Change { topic, ops })
-}
-
 /// Returns the operation that makes `next` of `entry`, if they differ.
 pub(super) fn changed(
     partition: TopicPartition,
@@ -268,7 +201,7 @@ pub(super) fn changed(
 }
 
 /// Returns the replica that should lead: the first one that is in sync and alive.
-fn candidate(
+pub(super) fn candidate(
     image: &Image,
     entry: &PartitionEntry,
     without: &BTreeSet<BrokerId>,
@@ -279,7 +212,7 @@ fn candidate(
 }
 
 /// Gives a partition another leader, or none, in the next leader epoch (R4).
-fn lead(entry: &mut PartitionEntry, leader: Option<BrokerId>) {
+pub(super) fn lead(entry: &mut PartitionEntry, leader: Option<BrokerId>) {
     entry.leader = leader;
     entry.leader_epoch = LeaderEpoch(entry.leader_epoch.0 + 1);
     if let Some(outsider) = leader.filter(|id| !entry.isr.contains(id)) {
@@ -356,6 +289,7 @@ pub(crate) fn register(image: &Image, registration: &Registration, version: u64,
         zone: registration.zone.clone(),
         versions: registration.versions,
         state: BrokerState::Fenced,
+        draining: image.brokers.get(&id).is_some_and(|known| known.draining),
     };
     let mut ops = vec![Op::SetBroker { id, entry }];
     let alone = BTreeSet::from([id]);
@@ -376,7 +310,8 @@ pub(crate) fn register(image: &Image, registration: &Registration, version: u64,
 /// Returns the operation that lets a fenced broker take part again.
 pub(crate) fn unfence(image: &Image, id: BrokerId) -> Option<Op> {
     let entry = image.brokers.get(&id).filter(|entry| entry.state == BrokerState::Fenced)?;
-    Some(Op::SetBroker { id, entry: BrokerEntry { state: BrokerState::Active, ..entry.clone() } })
+    let state = if entry.draining { BrokerState::Draining } else { BrokerState::Active };
+    Some(Op::SetBroker { id, entry: BrokerEntry { state, ..entry.clone() } })
 }
 
 /// Returns the operation that does a leader's request; `None` if anything in it does not match the image.
@@ -393,7 +328,7 @@ pub(crate) fn alter_isr(image: &Image, request: &AlterIsr, lapses: Lapses) -> Op
     let fit = request.isr.iter().all(|(id, epoch)| {
         let member = entry.isr.contains(id);
         // A dead member that the floor keeps in the ISR must not keep live ones from joining.
-        entry.replicas.contains(id) && known(*id, *epoch) && (member || image.is_active(*id))
+        entry.replicas.contains(id) && known(*id, *epoch) && (member || image.is_alive(*id))
     });
     let shrinks = entry.isr.iter().any(|id| !wanted.contains(id));
     if !fit
@@ -422,8 +357,12 @@ pub(crate) fn reconcile(image: &Image, avoid: &BTreeSet<BrokerId>, settled: bool
         if entry.leader.is_some_and(|id| !fenced(id) || lapses.epoch_resumed) {
             continue;
         }
-        let successor =
-            candidate(image, entry, avoid, lapses).or_else(|| candidate(image, entry, &none, lapses));
+        // A broker that is to be emptied leads rather than nobody.
+        let draining =
+            || entry.replicas.iter().find(|id| image.is_alive(**id) && entry.isr.contains(id)).copied();
+        let successor = candidate(image, entry, avoid, lapses)
+            .or_else(|| candidate(image, entry, &none, lapses))
+            .or_else(draining);
         if successor != entry.leader {
             let mut next = entry.clone();
             lead(&mut next, successor);
@@ -489,6 +428,8 @@ mod tests {
         any_registration: false,
         no_floor: false,
         unclean: false,
+        moves_at_once: false,
+        drains_at_once: false,
     };
 
     fn b(id: u32) -> BrokerId {

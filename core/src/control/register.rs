@@ -117,7 +117,7 @@ impl Control {
         let at = At { epoch: self.hard.epoch, version: best.at.version + 1 };
         let mut draft = Draft::new(best, at);
         let mut events = Vec::new();
-        if let Some(silent) = predecessor.filter(|id| draft.image().is_active(*id)) {
+        if let Some(silent) = predecessor.filter(|id| draft.image().is_alive(*id)) {
             self.fence_all(&mut draft, &BTreeSet::from([silent]), &mut events);
         }
         self.propose(now, draft, Vec::new(), events);

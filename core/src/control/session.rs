@@ -93,7 +93,7 @@ impl Leading {
 impl Control {
     pub(super) fn leading_deadline(&self, leading: &Leading) -> Mono {
         let alive = |(id, session): &(&BrokerId, &super::session::Session)| {
-            leading.current.is_active(**id) && !session.gone
+            leading.current.is_alive(**id) && !session.gone
         };
         let sessions = leading.sessions.iter().filter(alive);
         let expiry = sessions.map(|(_, session)| session.last_ack + self.timing.session).min();

@@ -126,7 +126,7 @@ impl Progress {
         Self {
             registration: registration.map(|found| found.0),
             fenced: registration.is_none_or(|found| found.1 == BrokerState::Fenced),
-            active: registration.is_some_and(|found| found.1 == BrokerState::Active),
+            active: registration.is_some_and(|found| found.1 != BrokerState::Fenced),
             matched: None,
             proved: 0,
             next,

@@ -105,7 +105,7 @@ impl Replicas {
                 Some(progress) if progress.registration == found.map(|found| found.0) => {
                     let state = found.map(|found| found.1);
                     progress.fenced = state.is_none_or(|state| state == BrokerState::Fenced);
-                    progress.active = state == Some(BrokerState::Active);
+                    progress.active = !progress.fenced;
                 }
                 Some(_) | None => fresh.push((id, found, log.end)),
             }

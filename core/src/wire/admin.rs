@@ -3,7 +3,11 @@
 //! `owner`, `owner_id`, `leader_id` and `is_owner` are the words of the API that came before: the owner of a topic is the
 //! leader of its partition 0, and `leader_id` is the controller.
 
-use crate::control::image::{BrokerState, TopicConfig};
+mod brokers;
+
+pub use brokers::{BrokerDescription, BrokerList, BrokerStanding};
+
+use crate::control::image::TopicConfig;
 use crate::ids::{At, BrokerId, ControllerEpoch, LeaderEpoch, Offset, TopicId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -91,7 +95,7 @@ pub struct AlterTopicRequest {
     /// New number of partitions, not below the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<u32>,
-    /// New replication factor as a setting; replicas move by `/admin/topics/{name}/replicas`.
+    /// New replication factor: replicas are added and catch up, or are dropped once enough others are in sync.
     #[serde(default, alias = "rf", skip_serializing_if = "Option::is_none")]
     pub replication_factor: Option<u32>,
     /// Fewest in-sync replicas with which a publish is taken.
@@ -112,6 +116,27 @@ pub struct AlterTopicRequest {
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<serde_json::Value>))]
     pub owner: Option<Option<serde_json::Value>>,
+}
+
+/// Body of `POST /admin/topics/{name}/reassign`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReassignRequest {
+    /// Partitions that shall be elsewhere; the others stay where they are.
+    pub moves: Vec<PartitionMove>,
+}
+
+/// One partition of a [`ReassignRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PartitionMove {
+    /// Which.
+    pub partition: u32,
+    /// Brokers that shall hold it, preferred leader first.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<u32>))]
+    pub replicas: Vec<BrokerId>,
 }
 
 /// Tells a field that is `null` from one that is missing.
@@ -306,41 +331,6 @@ pub struct ControllerDescription {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub controller_epoch: ControllerEpoch,
-}
-
-/// Answer to `GET /admin/brokers`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct BrokerList {
-    /// The controller.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
-    pub leader_id: Option<BrokerId>,
-    /// In order of id.
-    pub brokers: Vec<BrokerDescription>,
-}
-
-/// One broker of a [`BrokerList`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct BrokerDescription {
-    /// The broker.
-    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
-    pub broker_id: BrokerId,
-    /// Base URL of its client listener.
-    pub api_base: String,
-    /// `active`, `fenced` or `draining`.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub state: BrokerState,
-    /// Whether it votes on metadata.
-    pub voter: bool,
-    /// Whether it is the controller.
-    pub controller: bool,
-    /// Failure domain.
-    pub zone: Option<String>,
-    /// Partitions that it leads.
-    pub leads: usize,
-    /// Partitions that it holds.
-    pub holds: usize,
 }
 
 /// Answer to `GET /metadata`.

@@ -475,6 +475,9 @@ impl World {
 
     fn unhealed_partition(&self, partition: TopicPartition, entry: &PartitionEntry) -> Option<String> {
         let Some(leader) = entry.leader else { return Some("no leader".to_owned()) };
+        if !entry.adding.is_empty() || !entry.removing.is_empty() {
+            return Some("a move is not over".to_owned());
+        }
         if !entry.replicas.iter().all(|replica| entry.isr.contains(replica)) {
             return Some("replicas are out of sync".to_owned());
         }

@@ -25,18 +25,18 @@ pub fn ordinary(world: &mut World) -> Flow {
     world.heal_and_converge()
 }
 
-fn begin(world: &mut World) -> Flow {
+pub(super) fn begin(world: &mut World) -> Flow {
     world.create_topic("orders", 2, 3, 2)?;
     world.create_topic("notes", 1, 2, 1)?;
     Ok(())
 }
 
-fn someone(world: &mut World) -> BrokerId {
+pub(super) fn someone(world: &mut World) -> BrokerId {
     let ids = world.ids();
     world.rng.pick(&ids).expect("a cluster has brokers")
 }
 
-fn one_ordinary(world: &mut World, may_lose_volume: bool) {
+pub(super) fn one_ordinary(world: &mut World, may_lose_volume: bool) {
     let (one, other) = (someone(world), someone(world));
     let ids = world.ids();
     match world.rng.below(20) {
@@ -108,7 +108,7 @@ fn gossip_lies(world: &mut World, one: BrokerId, other: BrokerId) {
     world.inject(one, Input::Message { from: other, from_storage, message: Message::Gossip(message) });
 }
 
-fn restart(world: &mut World, id: BrokerId) {
+pub(super) fn restart(world: &mut World, id: BrokerId) {
     world.kill(id);
     world.start(id);
 }

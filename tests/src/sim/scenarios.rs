@@ -2,11 +2,12 @@
 
 mod bad_days;
 mod election;
+mod moves;
 mod producers;
 mod replication;
 
 use super::world::{Flow, World};
-use super::{Scenario, faults};
+use super::{Scenario, changes, faults};
 
 type Script = fn(&mut World) -> Flow;
 
@@ -19,16 +20,17 @@ const fn five(name: &'static str, script: Script) -> Scenario {
 }
 
 /// Random mixes.
-pub const MIXES: [Scenario; 5] = [
+pub const MIXES: [Scenario; 6] = [
     three("ordinary_3", faults::ordinary),
     Scenario { name: "ordinary_5", brokers: 5, voters: 3, script: faults::ordinary },
     three("election_storm_3", faults::election_storm),
     five("election_storm_5", faults::election_storm),
     three("replication_storm", faults::replication_storm),
+    Scenario { name: "changes_5", brokers: 5, voters: 3, script: changes::changes },
 ];
 
 /// The named courses of events that break naive designs.
-pub const NAMED: [Scenario; 42] = [
+pub const NAMED: [Scenario; 45] = [
     three("split_brain_classic_bully", election::split_brain_classic_bully),
     three("late_coordinator_message", election::late_coordinator_message),
     three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
@@ -59,6 +61,9 @@ pub const NAMED: [Scenario; 42] = [
     three("leader_resumes_same_epoch", replication::leader_resumes_same_epoch),
     three("commits_with_too_few_copies", replication::commits_with_too_few_copies),
     three("stale_replica_is_not_elected", replication::stale_replica_is_not_elected),
+    five("move_ends_before_sync", moves::move_ends_before_sync),
+    five("drained_broker_is_taken_away", moves::drained_broker_is_taken_away),
+    five("replica_moved_away_and_back", moves::replica_moved_away_and_back),
     three("retry_after_ambiguous_timeout", producers::retry_after_ambiguous_timeout),
     three("replaced_leader_misses_a_sequence", producers::replaced_leader_misses_a_sequence),
     three("replaced_leader_answers_from_memory", producers::replaced_leader_answers_from_memory),

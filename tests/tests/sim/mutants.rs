@@ -56,6 +56,8 @@ mutants! {
     a_missing_floor_is_found: NoIsrFloor in "last_replica_standing" x 5;
     committing_below_the_floor_is_found: CommitBelowMinIsr in "commits_with_too_few_copies" x 10;
     an_unclean_election_is_found: UncleanElection in "stale_replica_is_not_elected" x 5;
+    ending_a_move_before_it_is_in_sync_is_found: MoveWithoutSync in "move_ends_before_sync" x 5, "changes_5" x 50;
+    taking_a_broker_away_before_others_are_in_sync_is_found: DrainWithoutSync in "drained_broker_is_taken_away" x 5;
     resuming_a_leader_epoch_is_found: ResumeLeaderEpoch in "leader_resumes_same_epoch" x 5;
     appending_whatever_the_sequence_is_found: NoSequenceCheck in "retry_after_ambiguous_timeout" x 5;
     leading_without_proof_is_found: UnprovenLeadership in "replaced_leader_answers_from_memory" x 5, "ordinary_3" x 100;
@@ -91,11 +93,13 @@ fn every_rule_that_can_be_switched_off_is_tested() {
         | Weakening::NoIsrFloor
         | Weakening::CommitBelowMinIsr
         | Weakening::UncleanElection
+        | Weakening::MoveWithoutSync
+        | Weakening::DrainWithoutSync
         | Weakening::ResumeLeaderEpoch
         | Weakening::NoSequenceCheck
         | Weakening::UnprovenLeadership
         | Weakening::TrimUncommitted
-        | Weakening::DiscoveryReplaces => 29,
+        | Weakening::DiscoveryReplaces => 31,
     };
     let mut rules = TESTED.to_vec();
     rules.sort_unstable();

@@ -54,6 +54,9 @@ scenarios! {
     leader_resumes_same_epoch
     commits_with_too_few_copies
     stale_replica_is_not_elected
+    move_ends_before_sync
+    drained_broker_is_taken_away
+    replica_moved_away_and_back
     retry_after_ambiguous_timeout
     replaced_leader_misses_a_sequence
     replaced_leader_answers_from_memory

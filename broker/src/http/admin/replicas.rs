@@ -1,6 +1,6 @@
 //! Adding replicas of a topic to brokers, and dropping them.
 
-use super::{Ended, answer, change, changeable, deadline};
+use super::{Ended, answer, change, changeable, deadline, described};
 use crate::http::call::Whole;
 use crate::http::error::{ApiError, ApiResult, refusal, topic_not_found};
 use crate::http::query::Query;
@@ -11,7 +11,7 @@ use axum::response::Response;
 use pubsub_core::control::image::{Image, PartitionEntry};
 use pubsub_core::control::{Command, Refusal};
 use pubsub_core::ids::{BrokerId, TopicName, TopicPartition};
-use pubsub_core::wire::admin::ReplicasChanged;
+use pubsub_core::wire::admin::{ReassignRequest, ReplicasChanged, TopicDescription};
 use pubsub_core::wire::error::{ErrorCode, Problem};
 use tokio::time::Instant;
 
@@ -74,7 +74,7 @@ fn broker_in_path(text: &str) -> ApiResult<BrokerId> {
 }
 
 fn holds(partition: &PartitionEntry, broker: BrokerId) -> bool {
-    partition.replicas.contains(&broker) || partition.adding.contains(&broker)
+    partition.replicas.contains(&broker) && !partition.removing.contains(&broker)
 }
 
 async fn add(
@@ -141,6 +141,57 @@ pub(crate) async fn remove_replica(
         Ok(Command::RemoveReplica { name: name.clone(), broker })
     };
     replicas_changed(&name, change(&app, &whole, deadline, command).await?)
+}
+
+/// Moves partitions of a topic to other brokers: the new replicas catch up and join the ISR, then the others are dropped.
+#[utoipa::path(
+    post, path = "/admin/topics/{name}/reassign", tag = "admin", request_body = ReassignRequest,
+    params(("name" = String, Path, description = "The topic's name")),
+    responses(
+        (status = 200, description = "Committed; `adding` and `removing` of the partitions are empty once the move is over", body = TopicDescription),
+        (status = 400, description = "UNKNOWN_BROKER", body = Problem),
+        (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+        (status = 409, description = "CONFLICT: a broker takes no replicas now", body = Problem),
+        (status = 422, description = "VALIDATION_FAILED", body = Problem),
+    )
+)]
+pub(crate) async fn reassign(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    call: Call,
+) -> ApiResult<Response> {
+    let whole = call.body().await?;
+    let mut query = Query::parse(whole.uri.query());
+    let deadline = deadline(&mut query, &whole);
+    query.finish()?;
+    let request: ReassignRequest = whole.json()?;
+    let name = changeable(name, "path")?;
+    let moves: Vec<_> = request.moves.into_iter().map(|wish| (wish.partition, wish.replicas)).collect();
+    let command = |_: &Image| Ok(Command::Reassign { name: name.clone(), moves: moves.clone() });
+    described(&app, &name, change(&app, &whole, deadline, command).await?)
+}
+
+/// Takes back every move of a topic that is under way.
+#[utoipa::path(
+    delete, path = "/admin/topics/{name}/reassign", tag = "admin",
+    params(("name" = String, Path, description = "The topic's name")),
+    responses(
+        (status = 200, description = "Committed; nothing is changed if nothing moves", body = TopicDescription),
+        (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+    )
+)]
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    call: Call,
+) -> ApiResult<Response> {
+    let whole = call.body().await?;
+    let mut query = Query::parse(whole.uri.query());
+    let deadline = deadline(&mut query, &whole);
+    query.finish()?;
+    let name = changeable(name, "path")?;
+    let command = |_: &Image| Ok(Command::CancelMoves { name: name.clone() });
+    described(&app, &name, change(&app, &whole, deadline, command).await?)
 }
 
 fn replicas_changed(name: &TopicName, ended: Ended) -> ApiResult<Response> {

@@ -501,6 +501,7 @@ fn register(image: &mut Image, id: u32, run: RunId, volume: u128) {
         zone: None,
         versions: (1, 1),
         state: BrokerState::Active,
+        draining: false,
     };
     let old = image.brokers.insert(BrokerId(id), entry);
     let Some(old) = old else { return };
