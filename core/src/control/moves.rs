@@ -157,6 +157,10 @@ pub(super) fn cancelled(entry: &PartitionEntry) -> PartitionEntry {
         return entry.clone();
     }
     let mut before: Vec<_> = entry.replicas.iter().copied().filter(|id| !entry.adding.contains(id)).collect();
+    if before.is_empty() {
+        // Those that held it before the move were removed by request meanwhile: there is nothing to go back to.
+        return entry.clone();
+    }
     if let Some(at) = before.iter().position(|id| entry.leader == Some(*id)) {
         before[..=at].rotate_right(1);
     }
