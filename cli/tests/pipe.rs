@@ -60,9 +60,11 @@ async fn start(broker: &Broker) -> String {
         StatusCode::NOT_FOUND,
         Json(json!({"status": 404, "detail": "there is no topic nothing", "code": "TOPIC_NOT_FOUND"})),
     );
+    let described = Json(json!({"topic": "t", "partition_count": 1}));
     let router = Router::new()
         .route("/topics/t/publish", post(append))
-        .route("/topics/nothing/publish", post(move || async move { unknown }))
+        .route("/admin/topics/t", get(move || async move { described }))
+        .route("/admin/topics/nothing", get(move || async move { unknown }))
         .route("/subscribe", post(subscribe))
         .route("/poll", get(poll))
         .route("/commit", post(commit))
