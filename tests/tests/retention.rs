@@ -46,7 +46,7 @@ async fn bounds(topic: &Topic, id: u32) -> anyhow::Result<(u64, u64)> {
     start.zip(end).ok_or_else(|| anyhow::anyhow!("no bounds in {seen}"))
 }
 
-fn size(path: &Path) -> u64 {
+fn file_size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |file| file.len())
 }
 
@@ -73,7 +73,8 @@ async fn a_topic_bounded_in_bytes_keeps_the_newest_and_files_stay_small() {
     assert!(start > 0, "reading from the beginning begins at the log start: {first}");
     for id in [1, 2, 3] {
         let data = cluster.place(id).data;
-        let (file, wal) = (size(&data.join("pubsub.sqlite")), size(&data.join("pubsub.sqlite-wal")));
+        let (file, wal) =
+            (file_size(&data.join("pubsub.sqlite")), file_size(&data.join("pubsub.sqlite-wal")));
         eprintln!(
             "broker {id}: {} MiB published, file {} MiB, write-ahead log {} MiB",
             10 * bound / MIB,
