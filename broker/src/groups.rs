@@ -172,6 +172,7 @@ impl GroupsHandle {
                 owner: None,
             },
             leader: None,
+            take_ownership: false,
         };
         let refused = match self.control.propose(command.clone()).await {
             Err(Refusal::NotController { controller: Some(controller) }) => {

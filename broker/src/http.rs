@@ -101,8 +101,8 @@ fn routes() -> Router<App> {
         .route("/admin/leader", get(look::controller))
         .route("/admin/isr", get(look::isr))
         .route("/admin/brokers", get(look::brokers))
-        .route("/admin/topics", get(look::topics).post(admin::create))
-        .route("/admin/topics/{name}", get(look::topic).patch(admin::alter).delete(admin::remove))
+        .route("/admin/topics", get(look::topics).post(admin::create::create))
+        .route("/admin/topics/{name}", get(look::topic).patch(admin::alter).delete(admin::remove::remove))
         .route("/admin/topics/{name}/replicas", post(admin::replicas::add_replica))
         .route(
             "/admin/topics/{name}/replicas/{broker}",

@@ -7,9 +7,11 @@ use crate::connection::Connection;
 use crate::exit::Failure;
 use crate::output::{OutputArgs, list, or_dash, table};
 use clap::{Args, Subcommand};
+use pubsub_client::admin::Guard;
 use pubsub_core::ids::{BrokerId, TopicName};
 use pubsub_core::limits::{PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
 use pubsub_core::wire::admin::{AlterTopicRequest, CreateTopicRequest, TopicDescription, TopicList};
+use serde_json::Value;
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
@@ -61,6 +63,9 @@ pub(crate) enum TopicCommand {
         /// Only if it holds no records
         #[arg(long)]
         if_empty: bool,
+        /// Only if its owner has this uid, or it has none
+        #[arg(long, value_name = "UID")]
+        owner_uid: Option<String>,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -97,6 +102,12 @@ pub(crate) struct CreateArgs {
     /// Keep only the newest record of each key
     #[arg(long)]
     compact: bool,
+    /// Whose it is: JSON for whoever manages it; its member `uid` tells one owner from another
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    owner: Option<Value>,
+    /// Make that the owner of a topic that is there already, whoever that was
+    #[arg(long, requires = "owner")]
+    take_ownership: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -129,6 +140,15 @@ pub(crate) struct AlterArgs {
     /// Keep only the newest record of each key
     #[arg(long)]
     compact: Option<bool>,
+    /// Whose it is: JSON for whoever manages it; `null` for nobody
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    owner: Option<Value>,
+    /// Only if its owner has this uid, or it has none
+    #[arg(long, value_name = "UID")]
+    owner_uid: Option<String>,
+    /// Make that the owner, whoever that was
+    #[arg(long, requires = "owner")]
+    take_ownership: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -148,6 +168,10 @@ fn number_or_none(text: &str) -> Result<Limit, String> {
         .map_err(|_| format!("{text:?} is neither a number nor `none`"))
 }
 
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+}
+
 /// Runs one of the commands.
 pub(crate) async fn run(command: TopicCommand) -> Result<(), Failure> {
     match command {
@@ -165,12 +189,13 @@ pub(crate) async fn run(command: TopicCommand) -> Result<(), Failure> {
         TopicCommand::Alter(args) => alter(args).await,
         TopicCommand::Elect(args) => elect::run(args).await,
         TopicCommand::Move(args) => moves::run(args).await,
-        TopicCommand::Delete { name, if_empty, yes, output, connection } => {
+        TopicCommand::Delete { name, if_empty, owner_uid, yes, output, connection } => {
             let name = checked(&name)?;
             if !yes && std::io::stdin().is_terminal() && !confirmed(&name)? {
                 return Err(Failure::local("nothing was deleted"));
             }
-            let deleted = connection.client(PATIENCE)?.admin().delete_topic(&name, if_empty).await?;
+            let admin = connection.client(PATIENCE)?.admin();
+            let deleted = admin.delete_topic_as(&name, if_empty, owner_uid.as_deref()).await?;
             output.print(&deleted, |deleted| format!("deleted topic {}", deleted.topic));
             Ok(())
         }
@@ -202,9 +227,10 @@ async fn create(args: CreateArgs) -> Result<(), Failure> {
         retention_ms: args.retention_ms,
         retention_bytes: args.retention_bytes,
         compact: args.compact.then_some(true),
-        owner: None,
+        owner: args.owner,
     };
-    let created = args.connection.client(PATIENCE)?.admin().create_topic(&request).await?;
+    let guard = Guard { take_ownership: args.take_ownership, ..Guard::default() };
+    let created = args.connection.client(PATIENCE)?.admin().create_topic_as(&request, &guard).await?;
     args.output.print(&created, |created| {
         let done = if created.created { "created topic" } else { "there was already a topic" };
         format!(
@@ -226,13 +252,14 @@ async fn alter(args: AlterArgs) -> Result<(), Failure> {
         retention_ms: args.retention_ms.map(|limit| limit.0),
         retention_bytes: args.retention_bytes.map(|limit| limit.0),
         compact: args.compact,
-        owner: None,
+        owner: args.owner.map(|owner| Some(owner).filter(|owner| !owner.is_null())),
     };
     if change == AlterTopicRequest::default() {
         return Err(Failure::usage("nothing to change was named").hint("see `pubsub topic alter --help`"));
     }
     let client = args.connection.client(PATIENCE)?;
-    let topic = client.admin().alter_topic(&checked(&args.name)?, &change).await?;
+    let guard = Guard { owner_uid: args.owner_uid, take_ownership: args.take_ownership };
+    let topic = client.admin().alter_topic_as(&checked(&args.name)?, &change, &guard).await?;
     let waits = args.rf.is_some() && !args.no_wait;
     let topic = if waits { moves::until_over(&client, topic).await? } else { topic };
     args.output.print(&topic, describe);
@@ -290,7 +317,7 @@ fn describe(topic: &TopicDescription) -> String {
     }
     format!(
         "topic            {}\nid               {}\nreplicas wanted  {}\nfewest in sync   {}\nkept             {}, {}\n\
-         compacted        {}\n\n{rows}",
+         compacted        {}\nowner            {}\n\n{rows}",
         topic.name,
         topic.id,
         topic.replication_factor,
@@ -298,6 +325,7 @@ fn describe(topic: &TopicDescription) -> String {
         limit(config.retention_ms, "ms"),
         limit(config.retention_bytes, "bytes"),
         if config.compact { "yes" } else { "no" },
+        or_dash(config.owner.as_ref()),
     )
 }
 

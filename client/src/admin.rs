@@ -16,6 +16,23 @@ use std::time::Duration;
 /// Makes a broker answer a read from its own replica, instead of passing it on.
 const LOCAL_HEADER: &str = "x-pubsub-local";
 
+/// What a change of a topic expects of the topic's owner: the `uid` in the JSON that whoever manages it left there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Refuse a topic whose owner has another `uid` than this.
+    pub owner_uid: Option<String>,
+    /// Let the owner in the request replace another one.
+    pub take_ownership: bool,
+}
+
+impl Guard {
+    fn on(&self, request: Request) -> Request {
+        request
+            .query_opt("owner_uid", self.owner_uid.as_deref())
+            .query_opt("take_ownership", self.take_ownership.then_some(true))
+    }
+}
+
 /// The admin calls. Any broker takes them; it passes on what only the controller can do.
 ///
 /// Every call ends with [`CallError`] when it fails, and may be dropped at any time: whether a change that was sent is
@@ -35,7 +52,21 @@ impl Admin {
     /// # Errors
     /// `TOPIC_EXISTS` for one of another shape, and whatever [`CallError`] tells.
     pub async fn create_topic(&self, request: &CreateTopicRequest) -> Result<TopicCreated, CallError> {
-        self.transport.json(Request::new(Method::POST, "/admin/topics").json(request)).await
+        self.create_topic_as(request, &Guard::default()).await
+    }
+
+    /// As [`Admin::create_topic`], minding the owner of a topic that is there already. Without
+    /// [`Guard::take_ownership`] the owner in the request becomes the owner of a new topic only.
+    ///
+    /// # Errors
+    /// `TOPIC_OWNED` if that is another one, `TOPIC_EXISTS` for another shape, and whatever [`CallError`] tells.
+    pub async fn create_topic_as(
+        &self,
+        request: &CreateTopicRequest,
+        guard: &Guard,
+    ) -> Result<TopicCreated, CallError> {
+        let call = Request::new(Method::POST, "/admin/topics").json(request);
+        self.transport.json(call.query_opt("take_ownership", guard.take_ownership.then_some(true))).await
     }
 
     /// Returns all topics in order of name; internal ones only if asked for.
@@ -64,8 +95,21 @@ impl Admin {
         name: &str,
         change: &AlterTopicRequest,
     ) -> Result<TopicDescription, CallError> {
+        self.alter_topic_as(name, change, &Guard::default()).await
+    }
+
+    /// As [`Admin::alter_topic`], minding the topic's owner.
+    ///
+    /// # Errors
+    /// `TOPIC_OWNED` if that is another one, and whatever [`CallError`] tells.
+    pub async fn alter_topic_as(
+        &self,
+        name: &str,
+        change: &AlterTopicRequest,
+        guard: &Guard,
+    ) -> Result<TopicDescription, CallError> {
         let path = format!("/admin/topics/{}", segment(name));
-        self.transport.json(Request::new(Method::PATCH, path).json(change)).await
+        self.transport.json(guard.on(Request::new(Method::PATCH, path).json(change))).await
     }
 
     /// Moves partitions of a topic to other brokers. It is over once their `adding` and `removing` are empty.
@@ -93,10 +137,24 @@ impl Admin {
     /// Deletes a topic and its records; with `if_empty` only one without records.
     ///
     /// # Errors
-    /// See [`CallError`].
+    /// `TOPIC_NOT_EMPTY` with `if_empty`, and whatever [`CallError`] tells.
     pub async fn delete_topic(&self, name: &str, if_empty: bool) -> Result<TopicDeleted, CallError> {
+        self.delete_topic_as(name, if_empty, None).await
+    }
+
+    /// As [`Admin::delete_topic`], unless the topic's owner has another `uid` than the one given.
+    ///
+    /// # Errors
+    /// `TOPIC_OWNED` if so, `TOPIC_NOT_EMPTY` with `if_empty`, and whatever [`CallError`] tells.
+    pub async fn delete_topic_as(
+        &self,
+        name: &str,
+        if_empty: bool,
+        owner_uid: Option<&str>,
+    ) -> Result<TopicDeleted, CallError> {
         let request = Request::new(Method::DELETE, format!("/admin/topics/{}", segment(name)))
-            .query_opt("if_empty", if_empty.then_some(true));
+            .query_opt("if_empty", if_empty.then_some(true))
+            .query_opt("owner_uid", owner_uid);
         self.transport.json(request).await
     }
 

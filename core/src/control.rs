@@ -20,12 +20,15 @@ mod register;
 mod rules;
 mod session;
 mod timing;
+mod topics;
 
 pub use machine::Control;
 
 use crate::ids::{
-    At, BrokerId, ClusterId, ControllerEpoch, RunId, StorageId, TopicId, TopicName, TopicPartition,
+    At, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, RunId, StorageId, TopicId, TopicName,
+    TopicPartition,
 };
+use crate::wire::admin::AlterTopicRequest;
 use crate::wire::internal::{AlterIsr, Message};
 use image::{Image, TopicConfig};
 use serde::{Deserialize, Serialize};
@@ -234,20 +237,31 @@ pub enum Command {
         config: TopicConfig,
         /// Preferred leader of partition 0 (the seed's `owner_id`).
         leader: Option<BrokerId>,
+        /// Replace the owner of a topic that is there already, whoever that is.
+        #[serde(default)]
+        take_ownership: bool,
     },
     /// Deletes a topic.
     DeleteTopic {
         /// Name.
         name: TopicName,
+        /// Only if this is the owner's `uid`, or there is none.
+        #[serde(default)]
+        owner_uid: Option<String>,
+        /// Only if these lead its partitions still: each said in its epoch that it holds no record.
+        #[serde(default)]
+        empty: Option<Vec<(BrokerId, LeaderEpoch)>>,
     },
-    /// Replaces a topic's settings, and grows its partitions if asked for.
+    /// Changes a topic's settings, and grows its partitions if asked for.
     AlterTopic {
         /// Name.
         name: TopicName,
-        /// New settings.
-        config: Option<TopicConfig>,
-        /// New number of partitions, not below the present one.
-        partitions: Option<u32>,
+        /// What to change of what the image has when it is committed.
+        change: AlterTopicRequest,
+        /// Only if this is the owner's `uid`, or there is none.
+        owner_uid: Option<String>,
+        /// Replace the owner, whoever that is.
+        take_ownership: bool,
     },
     /// Adds a replica to every partition of a topic; it joins the ISR once it has caught up.
     AddReplica {
@@ -327,6 +341,20 @@ pub enum Refusal {
     /// A topic of that name has another shape.
     #[error("topic {name} exists with another specification")]
     TopicExists {
+        /// Its name.
+        name: TopicName,
+    },
+    /// The topic belongs to somebody else.
+    #[error("topic {name} has another owner")]
+    TopicOwned {
+        /// Its name.
+        name: TopicName,
+        /// Whose it is.
+        owner: serde_json::Value,
+    },
+    /// The topic's leaders are not those any more that were asked whether it is empty. Definite: nothing was changed.
+    #[error("the leaders of topic {name} changed while it was looked at")]
+    LeadersMoved {
         /// Its name.
         name: TopicName,
     },

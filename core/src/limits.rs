@@ -22,6 +22,10 @@ pub const DISCOVERY_ADDRESS_BYTES_MAX: usize = 2_048;
 pub const PARTITIONS_MAX: u32 = 1_000;
 /// Highest replication factor.
 pub const REPLICATION_FACTOR_MAX: u32 = 9;
+/// Largest owner of a topic, bytes of JSON: it is in every image.
+pub const OWNER_BYTES_MAX: usize = 4_096;
+/// Deepest nesting of it: an image that holds it is nested itself, and JSON readers have a bound.
+pub const OWNER_DEPTH_MAX: usize = 16;
 /// Most records in one poll answer.
 pub const POLL_RECORDS_MAX: u32 = 1_000;
 /// Longest long-poll, milliseconds.

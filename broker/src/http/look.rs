@@ -53,7 +53,11 @@ fn describe_partitions(app: &App, topic: TopicId, entry: &TopicEntry) -> Vec<Par
         .collect()
 }
 
-fn describe_partition(app: &App, tp: TopicPartition, entry: &PartitionEntry) -> PartitionDescription {
+pub(crate) fn describe_partition(
+    app: &App,
+    tp: TopicPartition,
+    entry: &PartitionEntry,
+) -> PartitionDescription {
     let view =
         app.broker.view(tp).map(|view| view.borrow().clone()).filter(|view| view.role != Role::Offline);
     let lag = view.iter().filter(|view| view.role == Role::Leader).flat_map(|view| {
@@ -69,6 +73,7 @@ fn describe_partition(app: &App, tp: TopicPartition, entry: &PartitionEntry) -> 
         adding: entry.adding.clone(),
         removing: entry.removing.clone(),
         lag: lag.collect(),
+        leads_in: view.as_ref().filter(|view| view.role == Role::Leader).map(|view| view.leader_epoch),
         log_start: view.as_ref().map(|view| view.log_start),
         high_watermark: view.as_ref().map(|view| view.high_watermark),
         log_end: view.as_ref().map(|view| view.log_end),

@@ -281,7 +281,10 @@ impl Cluster {
         self.sequence += 1;
         let id = TopicId(Uuid::from_u128(u128::from(self.sequence)));
         let name = TopicName::try_from(name).unwrap();
-        self.propose(to, Command::CreateTopic { name, id, partitions, config, leader: None })
+        self.propose(
+            to,
+            Command::CreateTopic { name, id, partitions, config, leader: None, take_ownership: false },
+        )
     }
 
     fn events(&self, id: u32) -> Vec<Event> {

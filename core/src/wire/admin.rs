@@ -62,8 +62,11 @@ pub struct TopicCreated {
     /// The topic's identity.
     #[cfg_attr(feature = "openapi", schema(value_type = uuid::Uuid))]
     pub id: TopicId,
-    /// False if a topic of this very shape was there already.
+    /// False if a topic of this very shape was there already; its settings stay as they are.
     pub created: bool,
+    /// Whose it is, as whoever manages it described itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<serde_json::Value>,
     /// Number of partitions.
     pub partitions: u32,
     /// Copies of each record.
@@ -227,6 +230,10 @@ pub struct PartitionDescription {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<u32>))]
     pub removing: Vec<BrokerId>,
+    /// The term in which the answering broker itself leads the partition, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
+    pub leads_in: Option<LeaderEpoch>,
     /// First offset held, if the answering broker holds the partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_start: Option<Offset>,

@@ -130,7 +130,7 @@ impl World {
                 ensure(fresh, Invariant::M2, || format!("{outcome:?} for the creation of {id}"))?;
                 self.metadata.acknowledged(&outcome, name, false)
             }
-            (control::Command::DeleteTopic { name }, Ok(outcome)) => {
+            (control::Command::DeleteTopic { name, .. }, Ok(outcome)) => {
                 self.clients.topics.remove(name);
                 self.metadata.acknowledged(&outcome, name, true)
             }
