@@ -38,9 +38,7 @@ async fn a_topic_is_led_at_the_price_of_records_only_if_it_says_so() {
             let moves = json!({"moves": [{"partition": 0, "replicas": [1, behind]}]});
             let url = format!("{}/admin/topics/{}/reassign", cluster.url(3), topic.name);
             Http::new().post_json(&url, &moves).await.unwrap().expect(200);
-            let mut both = [1, behind.unwrap()];
-            both.sort_unstable();
-            topic.wait_isr(3, &both).await;
+            topic.wait_isr(3, &[1, behind.unwrap()]).await;
         }
     }
     let behind = behind.unwrap();
@@ -65,12 +63,8 @@ async fn a_topic_is_led_at_the_price_of_records_only_if_it_says_so() {
     assert_eq!(careful.replicas(watcher).await.unwrap()["owner"], json!(null), "the other one waits");
     cluster.start_broker(1);
     careful.leader().await;
-    let kept = careful.equal_log(&{
-        let mut both = [1, behind];
-        both.sort_unstable();
-        both
-    });
-    assert_eq!(kept.await.len(), 1, "and loses nothing");
+    let kept = careful.equal_log(&[1, behind]).await;
+    assert_eq!(kept.len(), 1, "and loses nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
