@@ -1,5 +1,6 @@
 //! `pubsub topic`: create, list, describe, alter, move, delete.
 
+mod batch;
 mod elect;
 mod moves;
 
@@ -7,9 +8,11 @@ use crate::connection::Connection;
 use crate::exit::Failure;
 use crate::output::{OutputArgs, list, or_dash, table};
 use clap::{Args, Subcommand};
+use pubsub_client::admin::Guard;
 use pubsub_core::ids::{BrokerId, TopicName};
 use pubsub_core::limits::{PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
 use pubsub_core::wire::admin::{AlterTopicRequest, CreateTopicRequest, TopicDescription, TopicList};
+use serde_json::Value;
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
@@ -22,6 +25,11 @@ pub(crate) enum TopicCommand {
     #[command(after_help = "Examples:\n  pubsub topic create demo-topic --rf 3\n  \
                             pubsub topic create events --partitions 6 --rf 3 --min-isr 2 --retention-ms 604800000")]
     Create(CreateArgs),
+    /// Create many topics at once; those that are there already are no error
+    #[command(
+        after_help = "Example:\n  echo '[{\"name\": \"a\"}, {\"name\": \"b\", \"partitions\": 3}]' | pubsub topic create-all -"
+    )]
+    CreateAll(batch::CreateAllArgs),
     /// List topics with their leaders and in-sync replicas
     List {
         /// Also list Pubsub's own topics
@@ -61,6 +69,9 @@ pub(crate) enum TopicCommand {
         /// Only if it holds no records
         #[arg(long)]
         if_empty: bool,
+        /// Only if its owner has this uid, or it has none
+        #[arg(long, value_name = "UID")]
+        owner_uid: Option<String>,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -97,6 +108,18 @@ pub(crate) struct CreateArgs {
     /// Keep only the newest record of each key
     #[arg(long)]
     compact: bool,
+    /// Refuse records larger than this, in bytes [default: 1048576, which is also the most]
+    #[arg(long, value_name = "BYTES")]
+    max_record_bytes: Option<u64>,
+    /// Once no replica in sync is alive, let another one lead; acknowledged records are then lost
+    #[arg(long)]
+    unclean_election: bool,
+    /// Whose it is: JSON for whoever manages it; its member `uid` tells one owner from another
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    owner: Option<Value>,
+    /// Make that the owner of a topic that is there already, whoever that was
+    #[arg(long, requires = "owner")]
+    take_ownership: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -129,6 +152,21 @@ pub(crate) struct AlterArgs {
     /// Keep only the newest record of each key
     #[arg(long)]
     compact: Option<bool>,
+    /// Refuse records larger than this, in bytes; `none`: only those that no topic takes
+    #[arg(long, value_name = "BYTES|none", value_parser = number_or_none)]
+    max_record_bytes: Option<Limit>,
+    /// Once no replica in sync is alive, let another one lead; acknowledged records are then lost
+    #[arg(long, value_name = "true|false")]
+    unclean_election: Option<bool>,
+    /// Whose it is: JSON for whoever manages it; `null` for nobody
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    owner: Option<Value>,
+    /// Only if its owner has this uid, or it has none
+    #[arg(long, value_name = "UID")]
+    owner_uid: Option<String>,
+    /// Make that the owner, whoever that was
+    #[arg(long, requires = "owner")]
+    take_ownership: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -148,10 +186,15 @@ fn number_or_none(text: &str) -> Result<Limit, String> {
         .map_err(|_| format!("{text:?} is neither a number nor `none`"))
 }
 
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+}
+
 /// Runs one of the commands.
 pub(crate) async fn run(command: TopicCommand) -> Result<(), Failure> {
     match command {
         TopicCommand::Create(args) => create(args).await,
+        TopicCommand::CreateAll(args) => batch::run(args).await,
         TopicCommand::List { internal, output, connection } => {
             let topics = connection.client(PATIENCE)?.admin().topics(internal).await?;
             output.print(&topics, list_table);
@@ -165,12 +208,13 @@ pub(crate) async fn run(command: TopicCommand) -> Result<(), Failure> {
         TopicCommand::Alter(args) => alter(args).await,
         TopicCommand::Elect(args) => elect::run(args).await,
         TopicCommand::Move(args) => moves::run(args).await,
-        TopicCommand::Delete { name, if_empty, yes, output, connection } => {
+        TopicCommand::Delete { name, if_empty, owner_uid, yes, output, connection } => {
             let name = checked(&name)?;
             if !yes && std::io::stdin().is_terminal() && !confirmed(&name)? {
                 return Err(Failure::local("nothing was deleted"));
             }
-            let deleted = connection.client(PATIENCE)?.admin().delete_topic(&name, if_empty).await?;
+            let admin = connection.client(PATIENCE)?.admin();
+            let deleted = admin.delete_topic_as(&name, if_empty, owner_uid.as_deref()).await?;
             output.print(&deleted, |deleted| format!("deleted topic {}", deleted.topic));
             Ok(())
         }
@@ -202,9 +246,12 @@ async fn create(args: CreateArgs) -> Result<(), Failure> {
         retention_ms: args.retention_ms,
         retention_bytes: args.retention_bytes,
         compact: args.compact.then_some(true),
-        owner: None,
+        max_record_bytes: args.max_record_bytes,
+        unclean_election: args.unclean_election.then_some(true),
+        owner: args.owner,
     };
-    let created = args.connection.client(PATIENCE)?.admin().create_topic(&request).await?;
+    let guard = Guard { take_ownership: args.take_ownership, ..Guard::default() };
+    let created = args.connection.client(PATIENCE)?.admin().create_topic_as(&request, &guard).await?;
     args.output.print(&created, |created| {
         let done = if created.created { "created topic" } else { "there was already a topic" };
         format!(
@@ -226,13 +273,16 @@ async fn alter(args: AlterArgs) -> Result<(), Failure> {
         retention_ms: args.retention_ms.map(|limit| limit.0),
         retention_bytes: args.retention_bytes.map(|limit| limit.0),
         compact: args.compact,
-        owner: None,
+        max_record_bytes: args.max_record_bytes.map(|limit| limit.0),
+        unclean_election: args.unclean_election,
+        owner: args.owner.map(|owner| Some(owner).filter(|owner| !owner.is_null())),
     };
     if change == AlterTopicRequest::default() {
         return Err(Failure::usage("nothing to change was named").hint("see `pubsub topic alter --help`"));
     }
     let client = args.connection.client(PATIENCE)?;
-    let topic = client.admin().alter_topic(&checked(&args.name)?, &change).await?;
+    let guard = Guard { owner_uid: args.owner_uid, take_ownership: args.take_ownership };
+    let topic = client.admin().alter_topic_as(&checked(&args.name)?, &change, &guard).await?;
     let waits = args.rf.is_some() && !args.no_wait;
     let topic = if waits { moves::until_over(&client, topic).await? } else { topic };
     args.output.print(&topic, describe);
@@ -290,7 +340,7 @@ fn describe(topic: &TopicDescription) -> String {
     }
     format!(
         "topic            {}\nid               {}\nreplicas wanted  {}\nfewest in sync   {}\nkept             {}, {}\n\
-         compacted        {}\n\n{rows}",
+         compacted        {}\nlargest record   {}\nunclean leaders  {}\nowner            {}\n\n{rows}",
         topic.name,
         topic.id,
         topic.replication_factor,
@@ -298,6 +348,9 @@ fn describe(topic: &TopicDescription) -> String {
         limit(config.retention_ms, "ms"),
         limit(config.retention_bytes, "bytes"),
         if config.compact { "yes" } else { "no" },
+        config.max_record_bytes.map_or("as all topics".to_owned(), |most| format!("{most} bytes")),
+        if config.unclean_election { "yes, records may be lost" } else { "no" },
+        or_dash(config.owner.as_ref()),
     )
 }
 

@@ -1,12 +1,13 @@
 //! Looking at a cluster and managing it: topics, brokers, groups.
 
+use crate::events::EventStream;
 use crate::transport::{CallError, Request, Transport, segment};
 use pubsub_core::ids::{BrokerId, Offset};
 use pubsub_core::limits::POLL_RECORDS_MAX;
 use pubsub_core::wire::admin::{
     AlterTopicRequest, BrokerDescription, BrokerList, ControllerDescription, CreateTopicRequest,
-    GroupDeleted, GroupDetail, GroupList, ReassignRequest, TopicCreated, TopicDeleted, TopicDescription,
-    TopicList, TopicReplicas,
+    CreateTopicsRequest, EventList, GroupDeleted, GroupDetail, GroupList, ReassignRequest, TopicCreated,
+    TopicDeleted, TopicDescription, TopicList, TopicReplicas, TopicsCreated,
 };
 use pubsub_core::wire::client::{FORWARDED_HEADER, Polled};
 use reqwest::Method;
@@ -15,6 +16,23 @@ use std::time::Duration;
 
 /// Makes a broker answer a read from its own replica, instead of passing it on.
 const LOCAL_HEADER: &str = "x-pubsub-local";
+
+/// What a change of a topic expects of the topic's owner: the `uid` in the JSON that whoever manages it left there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Refuse a topic whose owner has another `uid` than this.
+    pub owner_uid: Option<String>,
+    /// Let the owner in the request replace another one.
+    pub take_ownership: bool,
+}
+
+impl Guard {
+    fn on(&self, request: Request) -> Request {
+        request
+            .query_opt("owner_uid", self.owner_uid.as_deref())
+            .query_opt("take_ownership", self.take_ownership.then_some(true))
+    }
+}
 
 /// The admin calls. Any broker takes them; it passes on what only the controller can do.
 ///
@@ -35,7 +53,34 @@ impl Admin {
     /// # Errors
     /// `TOPIC_EXISTS` for one of another shape, and whatever [`CallError`] tells.
     pub async fn create_topic(&self, request: &CreateTopicRequest) -> Result<TopicCreated, CallError> {
-        self.transport.json(Request::new(Method::POST, "/admin/topics").json(request)).await
+        self.create_topic_as(request, &Guard::default()).await
+    }
+
+    /// As [`Admin::create_topic`], minding the owner of a topic that is there already. Without
+    /// [`Guard::take_ownership`] the owner in the request becomes the owner of a new topic only.
+    ///
+    /// # Errors
+    /// `TOPIC_OWNED` if that is another one, `TOPIC_EXISTS` for another shape, and whatever [`CallError`] tells.
+    pub async fn create_topic_as(
+        &self,
+        request: &CreateTopicRequest,
+        guard: &Guard,
+    ) -> Result<TopicCreated, CallError> {
+        let call = Request::new(Method::POST, "/admin/topics").json(request);
+        self.transport.json(call.query_opt("take_ownership", guard.take_ownership.then_some(true))).await
+    }
+
+    /// Creates topics, each as [`Admin::create_topic_as`] does, committed together.
+    ///
+    /// # Errors
+    /// See [`CallError`], about the request as a whole; what became of each topic is in the answer.
+    pub async fn create_topics(
+        &self,
+        request: &CreateTopicsRequest,
+        guard: &Guard,
+    ) -> Result<TopicsCreated, CallError> {
+        let call = Request::new(Method::POST, "/admin/topics:batch").json(request);
+        self.transport.json(call.query_opt("take_ownership", guard.take_ownership.then_some(true))).await
     }
 
     /// Returns all topics in order of name; internal ones only if asked for.
@@ -64,8 +109,21 @@ impl Admin {
         name: &str,
         change: &AlterTopicRequest,
     ) -> Result<TopicDescription, CallError> {
+        self.alter_topic_as(name, change, &Guard::default()).await
+    }
+
+    /// As [`Admin::alter_topic`], minding the topic's owner.
+    ///
+    /// # Errors
+    /// `TOPIC_OWNED` if that is another one, and whatever [`CallError`] tells.
+    pub async fn alter_topic_as(
+        &self,
+        name: &str,
+        change: &AlterTopicRequest,
+        guard: &Guard,
+    ) -> Result<TopicDescription, CallError> {
         let path = format!("/admin/topics/{}", segment(name));
-        self.transport.json(Request::new(Method::PATCH, path).json(change)).await
+        self.transport.json(guard.on(Request::new(Method::PATCH, path).json(change))).await
     }
 
     /// Moves partitions of a topic to other brokers. It is over once their `adding` and `removing` are empty.
@@ -93,10 +151,24 @@ impl Admin {
     /// Deletes a topic and its records; with `if_empty` only one without records.
     ///
     /// # Errors
-    /// See [`CallError`].
+    /// `TOPIC_NOT_EMPTY` with `if_empty`, and whatever [`CallError`] tells.
     pub async fn delete_topic(&self, name: &str, if_empty: bool) -> Result<TopicDeleted, CallError> {
+        self.delete_topic_as(name, if_empty, None).await
+    }
+
+    /// As [`Admin::delete_topic`], unless the topic's owner has another `uid` than the one given.
+    ///
+    /// # Errors
+    /// `TOPIC_OWNED` if so, `TOPIC_NOT_EMPTY` with `if_empty`, and whatever [`CallError`] tells.
+    pub async fn delete_topic_as(
+        &self,
+        name: &str,
+        if_empty: bool,
+        owner_uid: Option<&str>,
+    ) -> Result<TopicDeleted, CallError> {
         let request = Request::new(Method::DELETE, format!("/admin/topics/{}", segment(name)))
-            .query_opt("if_empty", if_empty.then_some(true));
+            .query_opt("if_empty", if_empty.then_some(true))
+            .query_opt("owner_uid", owner_uid);
         self.transport.json(request).await
     }
 
@@ -114,6 +186,21 @@ impl Admin {
     /// See [`CallError`].
     pub async fn brokers(&self) -> Result<BrokerList, CallError> {
         self.transport.json(Request::get("/admin/brokers")).await
+    }
+
+    /// Returns up to `limit` events behind the one with the id `after` (of the same broker), or the newest ones, as the
+    /// answering broker saw them.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn events(&self, after: Option<&str>, limit: u32) -> Result<EventList, CallError> {
+        let request = Request::get("/admin/events").query_opt("after", after).query("limit", limit);
+        self.transport.json(request.header("accept", HeaderValue::from_static("application/json"))).await
+    }
+
+    /// Returns a stream of events behind the one with the id `after`, or from now on. Nothing is sent yet.
+    pub fn follow_events(&self, after: Option<String>) -> EventStream {
+        EventStream::new(self.transport.fork(), after)
     }
 
     /// Empties a broker. It is over once its state is [`BrokerStanding::Drained`](pubsub_core::wire::admin::BrokerStanding).

@@ -7,6 +7,7 @@ mod controller;
 mod drain;
 mod elect;
 mod election;
+mod event;
 #[cfg(test)]
 mod fixture;
 pub mod gossip;
@@ -20,13 +21,16 @@ mod register;
 mod rules;
 mod session;
 mod timing;
+mod topics;
 mod voters;
 
+pub use event::{Event, IsrCause};
 pub use machine::Control;
 
 use crate::ids::{
-    At, BrokerId, ClusterId, ControllerEpoch, RunId, StorageId, TopicId, TopicName, TopicPartition, Voter,
+    At, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, RunId, StorageId, TopicId, TopicName, Voter,
 };
+use crate::wire::admin::AlterTopicRequest;
 use crate::wire::internal::{AlterIsr, Message};
 use image::{Image, TopicConfig};
 use serde::{Deserialize, Serialize};
@@ -73,6 +77,8 @@ pub struct ControlConfig {
     pub zone: Option<String>,
     /// Oldest and newest feature level that this program reads and writes; [`VERSIONS`] in production.
     pub versions: (u16, u16),
+    /// Whether the shell seals the records that it stores.
+    pub sealed: bool,
     /// Founders of a new cluster; `None`: never founds one. May become known later ([`Input::Genesis`]).
     pub genesis: Option<Vec<BrokerId>>,
     /// As controller, hand the role to a higher voter that has been back for a while (Bully's preemption, never by force).
@@ -189,6 +195,8 @@ pub enum Input {
         /// What to do.
         command: Command,
     },
+    /// Several admin requests, as if one after the other, but for the one image that they are committed in.
+    ProposeAll(Vec<(Ticket, Command)>),
     /// A leader on this broker wants its ISR changed; sent on to the controller. Never answered: the image tells.
     AlterIsr(AlterIsr),
     /// Whether this broker's storage takes writes.
@@ -248,20 +256,31 @@ pub enum Command {
         config: TopicConfig,
         /// Preferred leader of partition 0 (the seed's `owner_id`).
         leader: Option<BrokerId>,
+        /// Replace the owner of a topic that is there already, whoever that is.
+        #[serde(default)]
+        take_ownership: bool,
     },
     /// Deletes a topic.
     DeleteTopic {
         /// Name.
         name: TopicName,
+        /// Only if this is the owner's `uid`, or there is none.
+        #[serde(default)]
+        owner_uid: Option<String>,
+        /// Only if these lead its partitions still: each said in its epoch that it holds no record.
+        #[serde(default)]
+        empty: Option<Vec<(BrokerId, LeaderEpoch)>>,
     },
-    /// Replaces a topic's settings, and grows its partitions if asked for.
+    /// Changes a topic's settings, and grows its partitions if asked for.
     AlterTopic {
         /// Name.
         name: TopicName,
-        /// New settings.
-        config: Option<TopicConfig>,
-        /// New number of partitions, not below the present one.
-        partitions: Option<u32>,
+        /// What to change of what the image has when it is committed.
+        change: AlterTopicRequest,
+        /// Only if this is the owner's `uid`, or there is none.
+        owner_uid: Option<String>,
+        /// Replace the owner, whoever that is.
+        take_ownership: bool,
     },
     /// Adds a replica to every partition of a topic; it joins the ISR once it has caught up.
     AddReplica {
@@ -344,6 +363,20 @@ pub enum Refusal {
         /// Its name.
         name: TopicName,
     },
+    /// The topic belongs to somebody else.
+    #[error("topic {name} has another owner")]
+    TopicOwned {
+        /// Its name.
+        name: TopicName,
+        /// Whose it is.
+        owner: serde_json::Value,
+    },
+    /// The topic's leaders are not those any more that were asked whether it is empty. Definite: nothing was changed.
+    #[error("the leaders of topic {name} changed while it was looked at")]
+    LeadersMoved {
+        /// Its name.
+        name: TopicName,
+    },
     /// There is no such topic.
     #[error("topic {name} does not exist")]
     TopicNotFound {
@@ -375,62 +408,6 @@ pub enum Refusal {
     Invalid {
         /// Which field, and what it may be.
         detail: String,
-    },
-}
-
-/// Something to log, count and show; never acted on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// An election round began here.
-    ElectionStarted,
-    /// This broker committed its barrier and is controller.
-    BecameController {
-        /// Its epoch.
-        epoch: ControllerEpoch,
-    },
-    /// This broker stopped being controller.
-    Resigned {
-        /// Its epoch.
-        epoch: ControllerEpoch,
-        /// Why.
-        reason: String,
-    },
-    /// This broker follows a controller.
-    FollowsController {
-        /// Who.
-        id: BrokerId,
-        /// Its epoch.
-        epoch: ControllerEpoch,
-    },
-    /// The controller here fenced a broker.
-    Fenced {
-        /// Who.
-        broker: BrokerId,
-    },
-    /// The controller here admitted a process.
-    Registered {
-        /// Who.
-        broker: BrokerId,
-    },
-    /// The controller here admitted a process on an older copy of its volume: it left every ISR, and votes no more.
-    RolledBack {
-        /// Who.
-        broker: BrokerId,
-    },
-    /// The controller here moved a partition's leadership.
-    LeaderChanged {
-        /// Which partition.
-        partition: TopicPartition,
-        /// Who leads it now.
-        leader: Option<BrokerId>,
-    },
-    /// The controller here changed in-sync replicas.
-    IsrChanged {
-        /// Which partition.
-        partition: TopicPartition,
-        /// The members now.
-        isr: Vec<BrokerId>,
     },
 }
 

@@ -180,6 +180,15 @@ pub(crate) fn refusal(refusal: &Refusal) -> ApiError {
             error.0.detail = Detail::Topic { error: ErrorCode::TopicExists, topic, message };
             error
         }
+        Refusal::TopicOwned { name, owner } => {
+            let mut error = ApiError::new(
+                ErrorCode::TopicOwned,
+                format!("{text}; leave {name} to it, or take the topic over with take_ownership=true"),
+            );
+            error.0.owner = Some(owner.clone());
+            error
+        }
+        Refusal::LeadersMoved { .. } => unavailable(text),
         Refusal::TopicNotFound { name } => topic_not_found(name.as_str()),
         Refusal::BrokerNotFound { broker } => {
             let detail =

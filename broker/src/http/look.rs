@@ -53,7 +53,11 @@ fn describe_partitions(app: &App, topic: TopicId, entry: &TopicEntry) -> Vec<Par
         .collect()
 }
 
-fn describe_partition(app: &App, tp: TopicPartition, entry: &PartitionEntry) -> PartitionDescription {
+pub(crate) fn describe_partition(
+    app: &App,
+    tp: TopicPartition,
+    entry: &PartitionEntry,
+) -> PartitionDescription {
     let view =
         app.broker.view(tp).map(|view| view.borrow().clone()).filter(|view| view.role != Role::Offline);
     let lag = view.iter().filter(|view| view.role == Role::Leader).flat_map(|view| {
@@ -69,6 +73,7 @@ fn describe_partition(app: &App, tp: TopicPartition, entry: &PartitionEntry) -> 
         adding: entry.adding.clone(),
         removing: entry.removing.clone(),
         lag: lag.collect(),
+        leads_in: view.as_ref().filter(|view| view.role == Role::Leader).map(|view| view.leader_epoch),
         log_start: view.as_ref().map(|view| view.log_start),
         high_watermark: view.as_ref().map(|view| view.high_watermark),
         log_end: view.as_ref().map(|view| view.log_end),
@@ -226,6 +231,7 @@ fn described(
         voter: image.is_voter(id, entry.storage_id),
         controller: controller == Some(id),
         zone: entry.zone.clone(),
+        sealed: entry.sealed,
         leads,
         holds,
     }
@@ -245,6 +251,7 @@ pub(crate) async fn metadata(State(app): State<App>) -> ApiResult<Json<Metadata>
     };
     Ok(Json(Metadata {
         leader_id: app.broker.status().controller,
+        cluster_id: Some(image.cluster_id),
         version: image.at.version,
         controller_epoch: image.at.epoch,
         topics: firsts().map(placed).collect(),

@@ -306,8 +306,10 @@ mod tests {
             peer_base: String::new(),
             zone: None,
             versions: (1, 1),
+            sealed: None,
             state,
             draining: false,
+            rolled_back: false,
         };
         Image {
             cluster_id: ClusterId(Uuid::nil()),

@@ -115,6 +115,7 @@ impl Cluster {
             api_base: format!("http://b{id}:8080"),
             peer_base: format!("http://b{id}:9090"),
             zone: None,
+            sealed: false,
             genesis: self.founders.clone(),
             preempt: self.preempt,
             timeout_scale: 1,
@@ -285,7 +286,10 @@ impl Cluster {
         self.sequence += 1;
         let id = TopicId(Uuid::from_u128(u128::from(self.sequence)));
         let name = TopicName::try_from(name).unwrap();
-        self.propose(to, Command::CreateTopic { name, id, partitions, config, leader: None })
+        self.propose(
+            to,
+            Command::CreateTopic { name, id, partitions, config, leader: None, take_ownership: false },
+        )
     }
 
     fn events(&self, id: u32) -> Vec<Event> {

@@ -4,7 +4,7 @@ use super::election::{Election, Role};
 use super::gossip::{Gossip, GossipEntry};
 use super::image::Image;
 use super::timing::Timing;
-use super::{Action, ControlConfig, Counters, Event, Hard, Input, Status, Weakening, policy};
+use super::{Action, ControlConfig, Counters, Event, Hard, Input, Status, Weakening, event, policy};
 use crate::Mono;
 use crate::ids::{At, BrokerEpoch, BrokerId, ControllerEpoch, StorageId, Voter};
 use crate::wire::internal::{Message, Registration};
@@ -135,6 +135,11 @@ impl Control {
             Input::Genesis(list) => self.learn_founders(now, list),
             Input::Peers(peers) => self.known.extend(peers),
             Input::Propose { ticket, command } => self.propose_command(ticket, command),
+            Input::ProposeAll(all) => {
+                for (ticket, command) in all {
+                    self.propose_command(ticket, command);
+                }
+            }
             Input::AlterIsr(request) => self.route_alter_isr(now, request),
             Input::Storage { healthy } => self.storage_changed(now, healthy),
             Input::Stop => self.stop_requested(now),
@@ -252,7 +257,7 @@ impl Control {
             return;
         }
         self.hard.committed = self.hard.committed.max(image.at);
-        self.applied = Some(image.clone());
+        let before = self.applied.replace(image.clone());
         let mine = image.brokers.get(&self.me);
         if let Some(entry) = mine {
             if entry.run_id == self.config.run_id {
@@ -263,7 +268,9 @@ impl Control {
                 return;
             }
         }
+        let told = before.map(|before| event::differences(&before, &image)).unwrap_or_default();
         self.out.push(Action::Apply(image));
+        self.out.extend(told.into_iter().map(Action::Event));
     }
 
     pub(super) fn halt(&mut self, reason: String) {
@@ -286,6 +293,7 @@ impl Control {
             peer_base: self.config.peer_base.clone(),
             zone: self.config.zone.clone(),
             versions: self.config.versions,
+            sealed: Some(self.config.sealed),
         }
     }
 

@@ -4,11 +4,10 @@
 //! ISRs), the ISR floor is the simplified form of KIP-966: a dead member stays in the ISR, and blocks, rather than
 //! leave fewer than `min_isr` complete replicas on record.
 
-use super::image::{BrokerEntry, BrokerState, Image, Op, PartitionEntry, TopicConfig, TopicEntry};
+use super::image::{BrokerEntry, BrokerState, Image, Op, PartitionEntry, TopicEntry};
 use super::placement::{Load, groups_topic};
-use super::{Command, Refusal, drain, elect, moves};
+use super::{Command, Refusal, drain, elect, moves, topics};
 use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartEpoch, TopicId, TopicName, TopicPartition};
-use crate::limits::{PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
 use crate::wire::internal::{AlterIsr, Registration};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,18 +47,26 @@ pub(crate) struct Change {
     pub(crate) ops: Vec<Op>,
 }
 
-/// Returns what an admin request comes to.
-pub(crate) fn command(image: &Image, command: &Command) -> Result<Change, Refusal> {
+/// Returns what an admin request comes to. `load` is what brokers carry on this image, if that was counted already; it is
+/// kept up to date where that is cheap, so that a thousand new topics don't count all partitions a thousand times.
+pub(crate) fn command_after(
+    image: &Image,
+    command: &Command,
+    load: &mut Option<Load>,
+) -> Result<Change, Refusal> {
+    if !matches!(command, Command::CreateTopic { .. }) {
+        *load = None;
+    }
     match command {
-        Command::CreateTopic { name, id, partitions, config, leader } => {
-            create_topic(image, name, *id, *partitions, config, *leader)
+        Command::CreateTopic { name, id, partitions, config, leader, take_ownership } => {
+            let new = topics::NewTopic { name, id: *id, partitions: *partitions, config, leader: *leader };
+            topics::create(image, new, *take_ownership, load)
         }
-        Command::DeleteTopic { name } => {
-            let (topic, _) = ours(image, name)?;
-            Ok(Change { topic, ops: vec![Op::DeleteTopic { id: topic }] })
+        Command::DeleteTopic { name, owner_uid, empty } => {
+            topics::delete(image, name, owner_uid.as_deref(), empty.as_deref())
         }
-        Command::AlterTopic { name, config, partitions } => {
-            alter_topic(image, name, config.as_ref(), *partitions)
+        Command::AlterTopic { name, change, owner_uid, take_ownership } => {
+            topics::alter(image, name, change, owner_uid.as_deref(), *take_ownership)
         }
         Command::AddReplica { name, broker } => moves::add_replica(image, name, *broker),
         Command::RemoveReplica { name, broker } => moves::remove_replica(image, name, *broker),
@@ -82,31 +89,13 @@ pub(super) fn ours<'a>(
     image.topic_by_name(name).ok_or_else(|| Refusal::TopicNotFound { name: name.clone() })
 }
 
-fn not_internal(name: &TopicName) -> Result<(), Refusal> {
+pub(super) fn not_internal(name: &TopicName) -> Result<(), Refusal> {
     if name.is_internal() {
         return Err(Refusal::Invalid {
             detail: format!("topic {name} is internal: Pubsub manages it itself"),
         });
     }
     Ok(())
-}
-
-fn check_config(config: &TopicConfig) -> Result<(), Refusal> {
-    let (wanted, floor) = (config.replication_factor, config.min_isr);
-    if !(1..=REPLICATION_FACTOR_MAX).contains(&wanted) {
-        return Err(invalid(format!("replication_factor is {wanted}, use 1 to {REPLICATION_FACTOR_MAX}")));
-    }
-    if !(1..=wanted).contains(&floor) {
-        return Err(invalid(format!("min_isr is {floor}, use 1 to the replication factor {wanted}")));
-    }
-    Ok(())
-}
-
-fn check_partitions(partitions: u32) -> Result<(), Refusal> {
-    if (1..=PARTITIONS_MAX).contains(&partitions) {
-        return Ok(());
-    }
-    Err(invalid(format!("partitions is {partitions}, use 1 to {PARTITIONS_MAX}")))
 }
 
 pub(super) fn invalid(detail: String) -> Refusal {
@@ -117,78 +106,8 @@ pub(super) fn conflict(detail: String) -> Refusal {
     Refusal::Conflict { detail }
 }
 
-fn create_topic(
-    image: &Image,
-    name: &TopicName,
-    id: TopicId,
-    partitions: u32,
-    config: &TopicConfig,
-    leader: Option<BrokerId>,
-) -> Result<Change, Refusal> {
-    not_internal(name)?;
-    check_config(config)?;
-    check_partitions(partitions)?;
-    if let Some((topic, entry)) = image.topic_by_name(name) {
-        let same = entry.partitions.len() == size(partitions)
-            && entry.config.replication_factor == config.replication_factor;
-        let exists = Refusal::TopicExists { name: name.clone() };
-        return if same { Ok(Change { topic, ops: Vec::new() }) } else { Err(exists) };
-    }
-    if image.topics.contains_key(&id) || image.tombstones.contains_key(&id) {
-        return Err(invalid(format!("topic id {id} was used before")));
-    }
-    let mut load = Load::of(image);
-    load.enough(config.replication_factor)?;
-    if let Some(wanted) = leader {
-        if !image.brokers.contains_key(&wanted) {
-            return Err(Refusal::BrokerNotFound { broker: wanted });
-        }
-        if !image.is_active(wanted) {
-            return Err(conflict(format!("broker {wanted} is not alive and can't lead; choose another one")));
-        }
-    }
-    let partitions =
-        (0..partitions).map(|index| load.place(index, config, leader.filter(|_| index == 0))).collect();
-    let entry = Arc::new(TopicEntry { name: name.clone(), config: config.clone(), partitions });
-    Ok(Change { topic: id, ops: vec![Op::AddTopic { id, entry }] })
-}
-
 pub(super) fn size(count: u32) -> usize {
     usize::try_from(count).expect("a count of at most some thousands fits")
-}
-
-fn alter_topic(
-    image: &Image,
-    name: &TopicName,
-    config: Option<&TopicConfig>,
-    partitions: Option<u32>,
-) -> Result<Change, Refusal> {
-    let (topic, entry) = ours(image, name)?;
-    let wanted = config.unwrap_or(&entry.config);
-    let mut ops = Vec::new();
-    if *wanted != entry.config {
-        check_config(wanted)?;
-        if wanted.replication_factor != entry.config.replication_factor {
-            ops.extend(moves::resize(image, topic, entry, wanted)?);
-        }
-        ops.push(Op::SetTopicConfig { id: topic, config: wanted.clone() });
-    }
-    if let Some(count) = partitions {
-        check_partitions(count)?;
-        let present = u32::try_from(entry.partitions.len()).expect("partitions are bounded");
-        if count < present {
-            return Err(invalid(format!(
-                "partitions is {count}, but {name} has {present}: they can't be removed"
-            )));
-        }
-        if count > present {
-            let mut load = Load::of(image);
-            load.enough(wanted.replication_factor)?;
-            let partitions = (present..count).map(|index| load.place(index, wanted, None)).collect();
-            ops.push(Op::AddPartitions { id: topic, partitions });
-        }
-    }
-    Ok(Change { topic, ops })
 }
 
 /// Returns the operation that makes `next` of `entry`, if they differ.
@@ -295,6 +214,7 @@ pub(crate) fn register(image: &Image, registration: &Registration, version: u64,
         peer_base: registration.peer_base.clone(),
         zone: registration.zone.clone(),
         versions: registration.versions,
+        sealed: registration.sealed,
         state: BrokerState::Fenced,
         draining: known.is_some_and(|known| known.draining),
         rolled_back: same_volume.is_some_and(|known| known.rolled_back || !keeps),
@@ -396,6 +316,12 @@ pub(crate) fn prefer(image: &Image, stable: &BTreeSet<BrokerId>) -> Vec<Op> {
     away.take(LEADERS_MOVED_MAX).collect()
 }
 
+/// Returns what one admin request comes to.
+#[cfg(test)]
+pub(crate) fn command(image: &Image, command: &Command) -> Result<Change, Refusal> {
+    command_after(image, command, &mut None)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -449,6 +375,7 @@ mod tests {
             peer_base: String::new(),
             zone: None,
             versions: (1, 1),
+            sealed: None,
         }
     }
 
@@ -569,7 +496,8 @@ mod tests {
     ) -> Result<Change, Refusal> {
         let name = TopicName::try_from("new").unwrap();
         let (id, config) = (TopicId(Uuid::from_u128(9)), fixture::config(factor, 1));
-        command(image, &Command::CreateTopic { name, id, partitions, config, leader })
+        let take_ownership = false;
+        command(image, &Command::CreateTopic { name, id, partitions, config, leader, take_ownership })
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn config() -> ControlConfig {
         peer_base: "http://b2:9090".to_owned(),
         zone: None,
         versions: super::VERSIONS,
+        sealed: false,
         genesis: Some(vec![b(1), b(2), b(3)]),
         preempt: false,
         timeout_scale: 1,

@@ -67,6 +67,10 @@ codes! {
     GroupNotFound = "GROUP_NOT_FOUND", 404, "Group not found";
     /// A topic of that name has another shape.
     TopicExists = "TOPIC_EXISTS", 409, "Topic exists";
+    /// The topic has another owner; `owner` says whose it is.
+    TopicOwned = "TOPIC_OWNED", 409, "Topic owned by another";
+    /// The topic holds records, and was to be deleted only without any.
+    TopicNotEmpty = "TOPIC_NOT_EMPTY", 409, "Topic not empty";
     /// More replicas are asked for than brokers are alive.
     TooFewBrokers = "TOO_FEW_BROKERS", 409, "Too few brokers";
     /// The present state does not allow it; `detail` says why.
@@ -201,6 +205,10 @@ pub struct Problem {
     /// Of a publish of several records to several partitions: the partition that failed. Others may have succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<u32>,
+    /// Of `TOPIC_OWNED`: the topic's owner, as whoever manages it described itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<serde_json::Value>))]
+    pub owner: Option<serde_json::Value>,
     /// Trying again is worth it after this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
@@ -224,6 +232,7 @@ impl Problem {
             log_end: None,
             next_sequence: None,
             partition: None,
+            owner: None,
             retry_after_ms: None,
             ambiguous: None,
         }

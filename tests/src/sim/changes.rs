@@ -3,8 +3,8 @@
 use super::faults::{begin, one_ordinary, restart, someone};
 use super::world::{Flow, World};
 use pubsub_core::control::Command;
-use pubsub_core::control::image::TopicConfig;
 use pubsub_core::ids::{BrokerId, TopicName};
+use pubsub_core::wire::admin::AlterTopicRequest;
 
 /// Replicas that move, replication factors that change, brokers that are emptied, and all of that taken back, between faults of every kind.
 ///
@@ -40,7 +40,10 @@ fn one_change(world: &mut World) {
             let moves = vec![(small(world, partitions), chosen.clone())];
             Command::Reassign { name: topic, moves }
         }
-        5 | 6 => Command::AlterTopic { name: topic, config: Some(resized(world, min_isr)), partitions: None },
+        5 | 6 => {
+            let change = resized(world, min_isr);
+            Command::AlterTopic { name: topic, change, owner_uid: None, take_ownership: false }
+        }
         7 => Command::CancelMoves { name: topic },
         8 => Command::AddReplica { name: topic, broker },
         9 => Command::Drain { broker },
@@ -59,15 +62,9 @@ fn small(world: &mut World, below: u64) -> u32 {
     u32::try_from(world.rng.below(below)).expect("a small number")
 }
 
-fn resized(world: &mut World, min_isr: u32) -> TopicConfig {
-    TopicConfig {
-        replication_factor: min_isr + small(world, 3),
-        min_isr,
-        retention_ms: None,
-        retention_bytes: None,
-        compact: false,
-        owner: None,
-    }
+fn resized(world: &mut World, min_isr: u32) -> AlterTopicRequest {
+    let replication_factor = Some(min_isr + small(world, 3));
+    AlterTopicRequest { replication_factor, min_isr: Some(min_isr), ..AlterTopicRequest::default() }
 }
 
 /// Returns `least` to three different brokers in any order.

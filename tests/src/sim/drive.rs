@@ -148,7 +148,7 @@ impl World {
     pub fn admin(&mut self, id: BrokerId, command: Command) -> Option<Ticket> {
         let process = self.nodes.get(&id)?.process.as_ref()?.serial;
         let ticket = self.clients.ticket();
-        if let Command::DeleteTopic { name } = &command {
+        if let Command::DeleteTopic { name, .. } = &command {
             self.metadata.delete_asked(name);
         }
         self.clients.admins.insert(ticket.0, Admin { command: command.clone(), outcome: None });
@@ -174,15 +174,9 @@ impl World {
             name: TopicName::try_from(name).expect("scripts use valid names"),
             id: TopicId(self.rng.uuid()),
             partitions,
-            config: TopicConfig {
-                replication_factor,
-                min_isr,
-                retention_ms: None,
-                retention_bytes: None,
-                compact: false,
-                owner: None,
-            },
+            config: TopicConfig::with_copies(replication_factor, min_isr),
             leader: None,
+            take_ownership: false,
         }
     }
 
@@ -376,7 +370,11 @@ impl World {
         let to = self.status(asked).and_then(|status| status.controller).unwrap_or(asked);
         let name = format!("extra-{}", self.rng.below(4));
         let command = if self.rng.chance(400) {
-            Command::DeleteTopic { name: TopicName::try_from(name).expect("a valid name") }
+            Command::DeleteTopic {
+                name: TopicName::try_from(name).expect("a valid name"),
+                owner_uid: None,
+                empty: None,
+            }
         } else {
             let factor = 1 + u32::try_from(self.rng.below(3)).expect("a small number");
             self.new_topic(&name, 1, factor, factor.saturating_sub(1).max(1))

@@ -116,17 +116,27 @@ impl World {
 
     fn observe(&mut self, id: BrokerId, serial: u64, event: &Event) -> Checked {
         match event {
-            Event::BecameController { epoch } => self.metadata.proposes(id, serial, *epoch),
-            Event::FollowsController { epoch, .. } => {
+            Event::ControllerElected { broker, epoch } if *broker == id => {
+                self.metadata.proposes(id, serial, *epoch)
+            }
+            Event::ControllerElected { epoch, .. } => {
                 self.metadata.follows(&self.nodes[&id].disk.hard, *epoch)
             }
             Event::ElectionStarted
-            | Event::Resigned { .. }
-            | Event::Fenced { .. }
-            | Event::Registered { .. }
-            | Event::RolledBack { .. }
+            | Event::BrokerRolledBack { .. }
+            | Event::ControllerResigned { .. }
+            | Event::BrokerSilent { .. }
+            | Event::BrokerRegistered { .. }
+            | Event::BrokerFenced { .. }
+            | Event::BrokerActive { .. }
+            | Event::BrokerDraining { .. }
+            | Event::TopicCreated { .. }
+            | Event::TopicAltered { .. }
+            | Event::TopicDeleted { .. }
             | Event::LeaderChanged { .. }
-            | Event::IsrChanged { .. } => Ok(()),
+            | Event::IsrChanged { .. }
+            | Event::ReplicasChanged { .. }
+            | Event::MoreChanged { .. } => Ok(()),
         }
     }
 
@@ -140,7 +150,7 @@ impl World {
                 ensure(fresh, Invariant::M2, || format!("{outcome:?} for the creation of {id}"))?;
                 self.metadata.acknowledged(&outcome, name, false)
             }
-            (control::Command::DeleteTopic { name }, Ok(outcome)) => {
+            (control::Command::DeleteTopic { name, .. }, Ok(outcome)) => {
                 self.clients.topics.remove(name);
                 self.metadata.acknowledged(&outcome, name, true)
             }
@@ -272,6 +282,7 @@ impl World {
         };
         process.views.insert(partition, view.clone());
         if excused {
+            self.logs.excuse(partition);
             return Ok(());
         }
         let empty = super::disk::Log::default();

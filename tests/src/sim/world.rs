@@ -218,6 +218,7 @@ impl World {
             peer_base: format!("http://broker-{id}:8081"),
             zone: None,
             versions: self.nodes[&id].versions,
+            sealed: false,
             genesis: Some(genesis),
             preempt: self.preempt,
             timeout_scale: 1,

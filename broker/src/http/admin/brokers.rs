@@ -62,7 +62,7 @@ async fn set_draining(
     let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
     let broker = BrokerId(broker.parse().map_err(fault)?);
     match change(app, &whole, deadline, |_: &Image| Ok(wish(broker))).await? {
-        Ended::Here(outcome, image) => {
+        Ended::Here((outcome, image)) => {
             let described = describe_broker(app, &image, broker);
             let described = described.ok_or_else(|| refusal(&Refusal::BrokerNotFound { broker }))?;
             Ok(answer(outcome.at, described))

@@ -9,10 +9,11 @@ use crate::http::{App, Call, Segments};
 use axum::extract::State;
 use axum::response::Response;
 use pubsub_core::control::image::{Image, PartitionEntry};
-use pubsub_core::control::{Command, Refusal};
+use pubsub_core::control::{Command, Outcome, Refusal};
 use pubsub_core::ids::{BrokerId, TopicName, TopicPartition};
 use pubsub_core::wire::admin::{ReassignRequest, ReplicasChanged, TopicDescription};
 use pubsub_core::wire::error::{ErrorCode, Problem};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Adds a replica to every partition of a topic; it joins the ISR once it has caught up.
@@ -194,9 +195,9 @@ pub(crate) async fn cancel(
     described(&app, &name, change(&app, &whole, deadline, command).await?)
 }
 
-fn replicas_changed(name: &TopicName, ended: Ended) -> ApiResult<Response> {
+fn replicas_changed(name: &TopicName, ended: Ended<(Outcome, Arc<Image>)>) -> ApiResult<Response> {
     let (outcome, image) = match ended {
-        Ended::Here(outcome, image) => (outcome, image),
+        Ended::Here((outcome, image)) => (outcome, image),
         Ended::There(answer) => return Ok(answer),
     };
     let first = entry_of(&image, TopicPartition { topic: outcome.topic, partition: 0 });

@@ -69,7 +69,8 @@ impl Cluster {
             let id = TopicId(Uuid::from_u128(u128::from(self.sequence)));
             let name = TopicName::try_from(format!("t{name}")).unwrap();
             let config = fixture::config(1, 1);
-            let command = Command::CreateTopic { name, id, partitions: 1, config, leader: None };
+            let command =
+                Command::CreateTopic { name, id, partitions: 1, config, leader: None, take_ownership: false };
             self.give(to, Input::Propose { ticket, command });
             tickets.push(ticket);
         }

@@ -4,6 +4,7 @@
 use super::*;
 use crate::control::{Command, fixture, policy};
 use crate::ids::{At, LeaderEpoch};
+use crate::wire::admin::AlterTopicRequest;
 use proptest::prelude::*;
 
 const NO: Lapses = Lapses {
@@ -51,8 +52,9 @@ fn to(image: &Image, replicas: &[u32]) -> Result<Image, Refusal> {
 }
 
 fn factor(image: &Image, replication_factor: u32, min_isr: u32) -> Result<Image, Refusal> {
-    let config = fixture::config(replication_factor, min_isr);
-    ask(image, &Command::AlterTopic { name: name(), config: Some(config), partitions: None })
+    let (replication_factor, min_isr) = (Some(replication_factor), Some(min_isr));
+    let change = AlterTopicRequest { replication_factor, min_isr, ..AlterTopicRequest::default() };
+    ask(image, &Command::AlterTopic { name: name(), change, owner_uid: None, take_ownership: false })
 }
 
 /// The leader's wish is granted: these are in sync.

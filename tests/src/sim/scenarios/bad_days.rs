@@ -79,7 +79,8 @@ pub(super) fn delete_recreate_same_name(world: &mut World) -> Flow {
     let deleted = world.run_until(10_000, |world| {
         waits += 1;
         if let (true, Some(controller)) = (waits % 500 == 1, world.controller()) {
-            world.admin(controller, Command::DeleteTopic { name: name.clone() });
+            world
+                .admin(controller, Command::DeleteTopic { name: name.clone(), owner_uid: None, empty: None });
         }
         gone(world)
     })?;
