@@ -7,6 +7,7 @@ use crate::endpoints::Endpoints;
 use crate::peer::{PeerClient, PeerError};
 use crate::store::MetaStore;
 use bytes::Bytes;
+use futures::future::join_all;
 use pubsub_core::Mono;
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Action, Command, Control, Event, Hard, Input, Outcome, Refusal, Status, Ticket};
@@ -31,6 +32,8 @@ pub(crate) enum ToControl {
     Input(Input),
     /// An admin request with the place for its outcome.
     Propose(Command, oneshot::Sender<Result<Outcome, Refusal>>),
+    /// Several, to be committed together.
+    ProposeAll(Vec<(Command, oneshot::Sender<Result<Outcome, Refusal>>)>),
     /// Hand over and stop; answered when done.
     Stop(oneshot::Sender<()>),
 }
@@ -44,6 +47,8 @@ pub(crate) struct ControlHandle {
     pub(crate) cluster: watch::Receiver<Option<ClusterId>>,
     /// What gossip knows, for people; renewed each second.
     pub(crate) gossip: watch::Receiver<Vec<serde_json::Value>>,
+    /// Number of the newest event kept by this process.
+    pub(crate) events: watch::Receiver<u64>,
 }
 
 impl ControlHandle {
@@ -54,6 +59,22 @@ impl ControlHandle {
             return Err(Refusal::NotController { controller: None });
         }
         outcome.await.unwrap_or(Err(Refusal::Unknown))
+    }
+
+    /// Hands several over at once, and returns their outcomes in order.
+    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Vec<Result<Outcome, Refusal>> {
+        let (mut all, mut outcomes) = (Vec::new(), Vec::new());
+        for command in commands {
+            let (reply, outcome) = oneshot::channel();
+            all.push((command, reply));
+            outcomes.push(outcome);
+        }
+        // A task that ended drops the places for the replies, which says the same as an answer that never comes.
+        let sent = self.inbox.send(ToControl::ProposeAll(all)).await.is_ok();
+        let lost =
+            move |_| Err(if sent { Refusal::Unknown } else { Refusal::NotController { controller: None } });
+        let outcomes = join_all(outcomes).await.into_iter();
+        outcomes.map(|outcome| outcome.unwrap_or_else(lost)).collect()
     }
 }
 
@@ -69,6 +90,8 @@ pub(crate) struct ControlTask {
     images: watch::Sender<Option<Arc<Image>>>,
     cluster: watch::Sender<Option<ClusterId>>,
     gossip: watch::Sender<Vec<serde_json::Value>>,
+    events: watch::Sender<u64>,
+    news: Vec<Event>,
     gossip_due: Instant,
     heard: BTreeMap<BrokerId, (u64, Instant)>,
     replies: BTreeMap<Ticket, oneshot::Sender<Result<Outcome, Refusal>>>,
@@ -101,12 +124,14 @@ pub(crate) fn task(parts: ControlParts) -> (ControlTask, ControlHandle) {
     let (images, images_seen) = watch::channel(None);
     let (cluster, cluster_seen) = watch::channel(parts.hard.cluster_id);
     let (gossip, gossip_seen) = watch::channel(vec![]);
+    let (events, events_seen) = watch::channel(0);
     let handle = ControlHandle {
         inbox: to_self.clone(),
         status: status_seen,
         images: images_seen,
         cluster: cluster_seen,
         gossip: gossip_seen,
+        events: events_seen,
     };
     let task = ControlTask {
         machine: parts.machine,
@@ -119,6 +144,8 @@ pub(crate) fn task(parts: ControlParts) -> (ControlTask, ControlHandle) {
         images,
         cluster,
         gossip,
+        events,
+        news: Vec::new(),
         gossip_due: parts.started,
         heard: BTreeMap::new(),
         replies: BTreeMap::new(),
@@ -168,10 +195,12 @@ impl ControlTask {
         match item {
             ToControl::Input(input) => self.step(input),
             ToControl::Propose(command, reply) => {
-                self.next_ticket += 1;
-                let ticket = Ticket(self.next_ticket);
-                self.replies.insert(ticket, reply);
+                let ticket = self.ticket(reply);
                 self.step(Input::Propose { ticket, command })
+            }
+            ToControl::ProposeAll(all) => {
+                let all = all.into_iter().map(|(command, reply)| (self.ticket(reply), command)).collect();
+                self.step(Input::ProposeAll(all))
             }
             ToControl::Stop(done) => {
                 self.stopping = Some(done);
@@ -180,10 +209,18 @@ impl ControlTask {
         }
     }
 
+    fn ticket(&mut self, reply: oneshot::Sender<Result<Outcome, Refusal>>) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.replies.insert(ticket, reply);
+        ticket
+    }
+
     fn step(&mut self, input: Input) -> anyhow::Result<()> {
         for action in self.machine.step(self.now(), input) {
             self.perform(action)?;
         }
+        self.keep_news();
         Ok(())
     }
 
@@ -208,7 +245,7 @@ impl ControlTask {
                     let _ = reply.send(result);
                 }
             }
-            Action::Event(event) => self.note(&event),
+            Action::Event(event) => self.note(event),
             Action::Stopped => {
                 if let Some(done) = self.stopping.take() {
                     // Whoever waited for it gave up: the process ends either way.
@@ -220,25 +257,48 @@ impl ControlTask {
         Ok(())
     }
 
-    fn note(&mut self, event: &Event) {
-        match event {
+    fn note(&mut self, event: Event) {
+        match &event {
             Event::ElectionStarted => tracing::debug!("election started"),
-            Event::BecameController { epoch } => tracing::info!(%epoch, "became controller"),
-            Event::Resigned { epoch, reason } => tracing::info!(%epoch, reason, "resigned as controller"),
-            Event::FollowsController { id, epoch } => {
-                tracing::info!(controller = %id, %epoch, "followed a controller")
+            Event::ControllerElected { broker, epoch } if *broker == self.me => {
+                tracing::info!(%epoch, "became controller")
             }
-            Event::Fenced { broker } => tracing::warn!(%broker, "fenced a broker"),
-            Event::Registered { broker } => tracing::info!(%broker, "registered a broker"),
-            Event::LeaderChanged { partition, leader } => {
-                tracing::info!(%partition, leader = leader.map(|id| id.0), "moved a partition's leadership");
+            Event::ControllerElected { broker, epoch } => {
+                tracing::info!(controller = %broker, %epoch, "followed a controller")
             }
-            Event::IsrChanged { partition, isr } => {
-                tracing::info!(%partition, ?isr, "changed in-sync replicas")
+            Event::ControllerResigned { epoch, reason, .. } => {
+                tracing::info!(%epoch, reason, "resigned as controller")
             }
+            Event::BrokerSilent { broker } => tracing::warn!(%broker, "fenced a broker"),
+            Event::BrokerRegistered { broker, .. } => tracing::info!(%broker, "registered a broker"),
+            Event::LeaderChanged { topic, partition, leader, .. } => {
+                let leader = leader.map(|id| id.0);
+                tracing::info!(%topic, partition, leader, "moved a partition's leadership");
+            }
+            Event::IsrChanged { topic, partition, isr, cause, .. } => {
+                tracing::info!(%topic, partition, ?isr, ?cause, "changed in-sync replicas")
+            }
+            Event::BrokerFenced { .. }
+            | Event::BrokerActive { .. }
+            | Event::BrokerDraining { .. }
+            | Event::TopicCreated { .. }
+            | Event::TopicAltered { .. }
+            | Event::TopicDeleted { .. }
+            | Event::ReplicasChanged { .. }
+            | Event::MoreChanged { .. } => tracing::debug!(?event, "the image changed"),
         }
-        if let Err(error) = self.meta.append_event(crate::wall_ms(), event) {
-            tracing::warn!(%error, "an event was not stored");
+        self.news.push(event);
+    }
+
+    /// Keeps what there is to tell, all of it at once: one image may change a thousand topics.
+    fn keep_news(&mut self) {
+        let news = std::mem::take(&mut self.news);
+        if news.is_empty() {
+            return;
+        }
+        match self.meta.append_events(crate::wall_ms(), &news) {
+            Ok(newest) => drop(self.events.send_replace(newest)),
+            Err(error) => tracing::warn!(%error, "events were not stored"),
         }
     }
 

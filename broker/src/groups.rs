@@ -164,12 +164,8 @@ impl GroupsHandle {
             id: TopicId(uuid::Uuid::now_v7()),
             partitions: GROUP_PARTITIONS,
             config: TopicConfig {
-                replication_factor,
-                min_isr: if replication_factor >= 3 { 2 } else { 1 },
-                retention_ms: None,
-                retention_bytes: None,
                 compact: true,
-                owner: None,
+                ..TopicConfig::with_copies(replication_factor, if replication_factor >= 3 { 2 } else { 1 })
             },
             leader: None,
             take_ownership: false,

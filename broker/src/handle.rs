@@ -5,7 +5,7 @@ use crate::endpoints::Endpoints;
 use crate::groups::GroupsHandle;
 use crate::metrics::{Metrics, PartitionLabel};
 use crate::replicas::{OnlyIf, ReplicasHandle};
-use crate::store::{Expired, Kept, Store, StoreError};
+use crate::store::{EventLog, Expired, Kept, Store, StoreError};
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Command, Outcome, Refusal, Status};
 use pubsub_core::group::{GroupError, GroupReply, GroupRequest};
@@ -40,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) replicas: ReplicasHandle,
     pub(crate) groups: GroupsHandle,
     pub(crate) store: Store,
+    pub(crate) events: EventLog,
     pub(crate) endpoints: Endpoints,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: CancellationToken,
@@ -86,6 +87,14 @@ impl Broker {
     /// Dropping the future does not undo the request.
     pub async fn propose(&self, command: Command) -> Result<Outcome, Refusal> {
         self.inner.control.propose(command).await
+    }
+
+    /// Asks the controller machine of this broker for several changes, committed together. Answers in order.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo the requests.
+    pub async fn propose_all(&self, commands: Vec<Command>) -> Vec<Result<Outcome, Refusal>> {
+        self.inner.control.propose_all(commands).await
     }
 
     /// Appends records to a partition led here and waits as `acks` says, at most `timeout`.
@@ -172,6 +181,16 @@ impl Broker {
     /// Dropping the future does not undo the request.
     pub async fn group(&self, request: GroupRequest) -> Result<GroupReply, GroupError> {
         self.inner.groups.ask(request).await
+    }
+
+    /// Returns what reads this broker's recent events.
+    pub fn events(&self) -> &EventLog {
+        &self.inner.events
+    }
+
+    /// Returns a watch that changes whenever events were kept.
+    pub fn events_kept(&self) -> watch::Receiver<u64> {
+        self.inner.control.events.clone()
     }
 
     /// Counts records read for consumers.

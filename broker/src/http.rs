@@ -3,6 +3,7 @@
 mod admin;
 mod call;
 mod error;
+mod events;
 mod forward;
 mod groups;
 mod look;
@@ -63,6 +64,8 @@ pub(crate) struct AppState {
     pub(crate) turns: AtomicU32,
     /// Counts requests.
     pub(crate) requests: ops::Requests,
+    /// Streams of events that are open.
+    pub(crate) event_streams: events::Streams,
 }
 
 impl Deref for App {
@@ -82,6 +85,7 @@ pub fn router(broker: Broker, config: HttpConfig) -> Router {
         forwarder: forward::Forwarder::new(id),
         turns: AtomicU32::new(0),
         requests: requests.clone(),
+        event_streams: events::Streams::new(),
     };
     let app = App(Arc::new(state));
     wrap(Router::new().merge(routes()).nest("/v1", routes()).with_state(app), id, requests, &config)
@@ -101,7 +105,9 @@ fn routes() -> Router<App> {
         .route("/admin/leader", get(look::controller))
         .route("/admin/isr", get(look::isr))
         .route("/admin/brokers", get(look::brokers))
+        .route("/admin/events", get(events::events))
         .route("/admin/topics", get(look::topics).post(admin::create::create))
+        .route("/admin/topics:batch", post(admin::batch::create_many))
         .route("/admin/topics/{name}", get(look::topic).patch(admin::alter).delete(admin::remove::remove))
         .route("/admin/topics/{name}/replicas", post(admin::replicas::add_replica))
         .route(

@@ -5,6 +5,7 @@
 //! because nobody knows afterwards what is on disk.
 
 mod error;
+mod events;
 mod log;
 mod meta;
 mod producers;
@@ -17,7 +18,8 @@ mod volume;
 mod writer;
 
 pub use error::{OpenError, StoreError};
-pub use meta::{MetaStore, StoredEvent};
+pub use events::{EventLog, EventPage, StoredEvent};
+pub use meta::MetaStore;
 pub(crate) use retention::{Expired, Kept};
 pub use seal::{InvalidKey, KeyId, KeyIds, StorageKey};
 
@@ -63,6 +65,8 @@ pub struct Opened {
     pub meta: MetaStore,
     /// Records.
     pub store: Store,
+    /// Recent events.
+    pub events: EventLog,
     /// The promises as found, `boot` raised and synced. On a new volume: a new storage id, everything else empty.
     pub hard: Hard,
     /// The replicas as found.
@@ -125,6 +129,7 @@ pub fn open(config: StoreConfig) -> Result<Opened, OpenError> {
     let (parts, replicas) = recover::recover(&records, &paths.records, &sealer)?;
     let sealer = Arc::new(sealer);
     let readers = Readers::open(&paths.records, Arc::clone(&sealer))?;
+    let events = EventLog::open(&paths.meta, hard.storage_id)?;
     let meta = MetaStore::start(meta, paths.clone(), hard, Arc::clone(&lock))?;
     volume::sync_dir(&paths)?;
 
@@ -153,7 +158,7 @@ pub fn open(config: StoreConfig) -> Result<Opened, OpenError> {
         .map_err(io)?;
     let hard = meta.hard().clone();
     let store = Store { jobs, ended, readers, sealer, counts, space, paths: Arc::new(paths) };
-    Ok(Opened { meta, store, hard, replicas })
+    Ok(Opened { meta, store, events, hard, replicas })
 }
 
 /// Reads whose volume it is, founding a new one. Both files carry the storage id: a broker that kept its promises but lost

@@ -1,6 +1,7 @@
-//! `pubsub cluster`: what the brokers are, how they see each other, and emptying one.
+//! `pubsub cluster`: what the brokers are, how they see each other, what happened, and emptying one.
 
 mod drain;
+mod events;
 
 use crate::connection::Connection;
 use crate::exit::Failure;
@@ -28,6 +29,12 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Show what happened in the cluster, as one broker saw it
+    #[command(
+        after_help = "Examples:\n  pubsub cluster events\n  pubsub cluster events --follow -o json\n\n\
+                      Every broker keeps its own list: name one with --broker to ask always the same."
+    )]
+    Events(events::EventsArgs),
     /// Move everything off a broker, before it is taken away
     #[command(after_help = "Examples:\n  pubsub cluster drain 5 --wait\n  pubsub cluster drain 5 --cancel")]
     Drain(drain::DrainArgs),
@@ -52,6 +59,7 @@ struct BrokerAnswer {
 pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
     match command {
         ClusterCommand::Drain(args) => drain::run(args).await,
+        ClusterCommand::Events(args) => events::run(args).await,
         ClusterCommand::Status { output, connection } => status(output, &connection.client(PATIENCE)?).await,
     }
 }
@@ -103,8 +111,18 @@ fn problems(status: &Status) -> Vec<String> {
 }
 
 fn status_table(status: &Status) -> String {
-    let mut rows =
-        table(&["broker", "address", "state", "ready", "sees controller", "voter", "leads", "holds", "zone"]);
+    let mut rows = table(&[
+        "broker",
+        "address",
+        "state",
+        "ready",
+        "sees controller",
+        "voter",
+        "leads",
+        "holds",
+        "sealed",
+        "zone",
+    ]);
     for (broker, answer) in status.brokers.brokers.iter().zip(&status.answers) {
         let state = serde_json::to_value(broker.state).ok();
         rows.add_row([
@@ -116,6 +134,7 @@ fn status_table(status: &Status) -> String {
             if broker.voter { "yes" } else { "no" }.to_owned(),
             broker.leads.to_string(),
             broker.holds.to_string(),
+            or_dash(broker.sealed.map(|sealed| if sealed { "yes" } else { "no" })),
             or_dash(broker.zone.as_ref()),
         ]);
     }

@@ -1,5 +1,6 @@
 //! `pubsub topic`: create, list, describe, alter, move, delete.
 
+mod batch;
 mod elect;
 mod moves;
 
@@ -24,6 +25,11 @@ pub(crate) enum TopicCommand {
     #[command(after_help = "Examples:\n  pubsub topic create demo-topic --rf 3\n  \
                             pubsub topic create events --partitions 6 --rf 3 --min-isr 2 --retention-ms 604800000")]
     Create(CreateArgs),
+    /// Create many topics at once; those that are there already are no error
+    #[command(
+        after_help = "Example:\n  echo '[{\"name\": \"a\"}, {\"name\": \"b\", \"partitions\": 3}]' | pubsub topic create-all -"
+    )]
+    CreateAll(batch::CreateAllArgs),
     /// List topics with their leaders and in-sync replicas
     List {
         /// Also list Pubsub's own topics
@@ -102,6 +108,12 @@ pub(crate) struct CreateArgs {
     /// Keep only the newest record of each key
     #[arg(long)]
     compact: bool,
+    /// Refuse records larger than this, in bytes [default: 1048576, which is also the most]
+    #[arg(long, value_name = "BYTES")]
+    max_record_bytes: Option<u64>,
+    /// Once no replica in sync is alive, let another one lead; acknowledged records are then lost
+    #[arg(long)]
+    unclean_election: bool,
     /// Whose it is: JSON for whoever manages it; its member `uid` tells one owner from another
     #[arg(long, value_name = "JSON", value_parser = json)]
     owner: Option<Value>,
@@ -140,6 +152,12 @@ pub(crate) struct AlterArgs {
     /// Keep only the newest record of each key
     #[arg(long)]
     compact: Option<bool>,
+    /// Refuse records larger than this, in bytes; `none`: only those that no topic takes
+    #[arg(long, value_name = "BYTES|none", value_parser = number_or_none)]
+    max_record_bytes: Option<Limit>,
+    /// Once no replica in sync is alive, let another one lead; acknowledged records are then lost
+    #[arg(long, value_name = "true|false")]
+    unclean_election: Option<bool>,
     /// Whose it is: JSON for whoever manages it; `null` for nobody
     #[arg(long, value_name = "JSON", value_parser = json)]
     owner: Option<Value>,
@@ -176,6 +194,7 @@ fn json(text: &str) -> Result<Value, String> {
 pub(crate) async fn run(command: TopicCommand) -> Result<(), Failure> {
     match command {
         TopicCommand::Create(args) => create(args).await,
+        TopicCommand::CreateAll(args) => batch::run(args).await,
         TopicCommand::List { internal, output, connection } => {
             let topics = connection.client(PATIENCE)?.admin().topics(internal).await?;
             output.print(&topics, list_table);
@@ -227,6 +246,8 @@ async fn create(args: CreateArgs) -> Result<(), Failure> {
         retention_ms: args.retention_ms,
         retention_bytes: args.retention_bytes,
         compact: args.compact.then_some(true),
+        max_record_bytes: args.max_record_bytes,
+        unclean_election: args.unclean_election.then_some(true),
         owner: args.owner,
     };
     let guard = Guard { take_ownership: args.take_ownership, ..Guard::default() };
@@ -252,6 +273,8 @@ async fn alter(args: AlterArgs) -> Result<(), Failure> {
         retention_ms: args.retention_ms.map(|limit| limit.0),
         retention_bytes: args.retention_bytes.map(|limit| limit.0),
         compact: args.compact,
+        max_record_bytes: args.max_record_bytes.map(|limit| limit.0),
+        unclean_election: args.unclean_election,
         owner: args.owner.map(|owner| Some(owner).filter(|owner| !owner.is_null())),
     };
     if change == AlterTopicRequest::default() {
@@ -317,7 +340,7 @@ fn describe(topic: &TopicDescription) -> String {
     }
     format!(
         "topic            {}\nid               {}\nreplicas wanted  {}\nfewest in sync   {}\nkept             {}, {}\n\
-         compacted        {}\nowner            {}\n\n{rows}",
+         compacted        {}\nlargest record   {}\nunclean leaders  {}\nowner            {}\n\n{rows}",
         topic.name,
         topic.id,
         topic.replication_factor,
@@ -325,6 +348,8 @@ fn describe(topic: &TopicDescription) -> String {
         limit(config.retention_ms, "ms"),
         limit(config.retention_bytes, "bytes"),
         if config.compact { "yes" } else { "no" },
+        config.max_record_bytes.map_or("as all topics".to_owned(), |most| format!("{most} bytes")),
+        if config.unclean_election { "yes, records may be lost" } else { "no" },
         or_dash(config.owner.as_ref()),
     )
 }

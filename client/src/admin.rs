@@ -1,12 +1,13 @@
 //! Looking at a cluster and managing it: topics, brokers, groups.
 
+use crate::events::EventStream;
 use crate::transport::{CallError, Request, Transport, segment};
 use pubsub_core::ids::{BrokerId, Offset};
 use pubsub_core::limits::POLL_RECORDS_MAX;
 use pubsub_core::wire::admin::{
     AlterTopicRequest, BrokerDescription, BrokerList, ControllerDescription, CreateTopicRequest,
-    GroupDeleted, GroupDetail, GroupList, ReassignRequest, TopicCreated, TopicDeleted, TopicDescription,
-    TopicList, TopicReplicas,
+    CreateTopicsRequest, EventList, GroupDeleted, GroupDetail, GroupList, ReassignRequest, TopicCreated,
+    TopicDeleted, TopicDescription, TopicList, TopicReplicas, TopicsCreated,
 };
 use pubsub_core::wire::client::{FORWARDED_HEADER, Polled};
 use reqwest::Method;
@@ -66,6 +67,19 @@ impl Admin {
         guard: &Guard,
     ) -> Result<TopicCreated, CallError> {
         let call = Request::new(Method::POST, "/admin/topics").json(request);
+        self.transport.json(call.query_opt("take_ownership", guard.take_ownership.then_some(true))).await
+    }
+
+    /// Creates topics, each as [`Admin::create_topic_as`] does, committed together.
+    ///
+    /// # Errors
+    /// See [`CallError`], about the request as a whole; what became of each topic is in the answer.
+    pub async fn create_topics(
+        &self,
+        request: &CreateTopicsRequest,
+        guard: &Guard,
+    ) -> Result<TopicsCreated, CallError> {
+        let call = Request::new(Method::POST, "/admin/topics:batch").json(request);
         self.transport.json(call.query_opt("take_ownership", guard.take_ownership.then_some(true))).await
     }
 
@@ -172,6 +186,21 @@ impl Admin {
     /// See [`CallError`].
     pub async fn brokers(&self) -> Result<BrokerList, CallError> {
         self.transport.json(Request::get("/admin/brokers")).await
+    }
+
+    /// Returns up to `limit` events behind the one with the id `after` (of the same broker), or the newest ones, as the
+    /// answering broker saw them.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn events(&self, after: Option<&str>, limit: u32) -> Result<EventList, CallError> {
+        let request = Request::get("/admin/events").query_opt("after", after).query("limit", limit);
+        self.transport.json(request.header("accept", HeaderValue::from_static("application/json"))).await
+    }
+
+    /// Returns a stream of events behind the one with the id `after`, or from now on. Nothing is sent yet.
+    pub fn follow_events(&self, after: Option<String>) -> EventStream {
+        EventStream::new(self.transport.fork(), after)
     }
 
     /// Empties a broker. It is over once its state is [`BrokerStanding::Drained`](pubsub_core::wire::admin::BrokerStanding).

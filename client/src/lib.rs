@@ -26,6 +26,7 @@
 pub mod admin;
 pub mod brokers;
 pub mod consumer;
+pub mod events;
 pub mod peer_auth;
 pub mod producer;
 pub mod record;

@@ -5,6 +5,7 @@
 //! known (the connection broke after the request was sent, or a broker says so) is repeated only if the request is
 //! [`Effect::Repeatable`].
 
+mod open;
 mod request;
 
 pub use request::{Effect, Request, segment};

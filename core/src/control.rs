@@ -7,6 +7,7 @@ mod controller;
 mod drain;
 mod elect;
 mod election;
+mod event;
 #[cfg(test)]
 mod fixture;
 pub mod gossip;
@@ -22,11 +23,11 @@ mod session;
 mod timing;
 mod topics;
 
+pub use event::{Event, IsrCause};
 pub use machine::Control;
 
 use crate::ids::{
     At, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, RunId, StorageId, TopicId, TopicName,
-    TopicPartition,
 };
 use crate::wire::admin::AlterTopicRequest;
 use crate::wire::internal::{AlterIsr, Message};
@@ -70,6 +71,8 @@ pub struct ControlConfig {
     pub peer_base: String,
     /// Failure domain.
     pub zone: Option<String>,
+    /// Whether the shell seals the records that it stores.
+    pub sealed: bool,
     /// Founders of a new cluster; `None`: never founds one. May become known later ([`Input::Genesis`]).
     pub genesis: Option<Vec<BrokerId>>,
     /// Multiplies every timeout: 1 on a LAN, more on starved machines or a WAN.
@@ -178,6 +181,8 @@ pub enum Input {
         /// What to do.
         command: Command,
     },
+    /// Several admin requests, as if one after the other, but for the one image that they are committed in.
+    ProposeAll(Vec<(Ticket, Command)>),
     /// A leader on this broker wants its ISR changed; sent on to the controller. Never answered: the image tells.
     AlterIsr(AlterIsr),
     /// Whether this broker's storage takes writes.
@@ -389,57 +394,6 @@ pub enum Refusal {
     Invalid {
         /// Which field, and what it may be.
         detail: String,
-    },
-}
-
-/// Something to log, count and show; never acted on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// An election round began here.
-    ElectionStarted,
-    /// This broker committed its barrier and is controller.
-    BecameController {
-        /// Its epoch.
-        epoch: ControllerEpoch,
-    },
-    /// This broker stopped being controller.
-    Resigned {
-        /// Its epoch.
-        epoch: ControllerEpoch,
-        /// Why.
-        reason: String,
-    },
-    /// This broker follows a controller.
-    FollowsController {
-        /// Who.
-        id: BrokerId,
-        /// Its epoch.
-        epoch: ControllerEpoch,
-    },
-    /// The controller here fenced a broker.
-    Fenced {
-        /// Who.
-        broker: BrokerId,
-    },
-    /// The controller here admitted a process.
-    Registered {
-        /// Who.
-        broker: BrokerId,
-    },
-    /// The controller here moved a partition's leadership.
-    LeaderChanged {
-        /// Which partition.
-        partition: TopicPartition,
-        /// Who leads it now.
-        leader: Option<BrokerId>,
-    },
-    /// The controller here changed in-sync replicas.
-    IsrChanged {
-        /// Which partition.
-        partition: TopicPartition,
-        /// The members now.
-        isr: Vec<BrokerId>,
     },
 }
 

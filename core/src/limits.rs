@@ -22,6 +22,10 @@ pub const DISCOVERY_ADDRESS_BYTES_MAX: usize = 2_048;
 pub const PARTITIONS_MAX: u32 = 1_000;
 /// Highest replication factor.
 pub const REPLICATION_FACTOR_MAX: u32 = 9;
+/// Most topics created by one request.
+pub const TOPICS_BATCH_MAX: usize = 1_000;
+/// Most partitions created by one such request: the change goes to every broker in one message.
+pub const BATCH_PARTITIONS_MAX: u64 = 10_000;
 /// Largest owner of a topic, bytes of JSON: it is in every image.
 pub const OWNER_BYTES_MAX: usize = 4_096;
 /// Deepest nesting of it: an image that holds it is nested itself, and JSON readers have a bound.
@@ -57,8 +61,14 @@ pub const STORE_READERS: usize = 3;
 pub const STORE_CLEAR_BATCHES_MAX: i64 = 1_000;
 /// Bytes deleted in one piece; see [`STORE_CLEAR_BATCHES_MAX`].
 pub const STORE_CLEAR_BYTES_MAX: i64 = 16 << 20;
-/// Cluster events kept by each broker.
-pub const EVENTS_MAX: u64 = 1_000;
+/// Cluster events kept by each broker: an hour of a busy day, or several thousand new topics.
+pub const EVENTS_MAX: u64 = 10_000;
+/// Events told of one image, past which the others are counted.
+pub const EVENTS_PER_IMAGE_MAX: usize = 2_000;
+/// Most events in one answer.
+pub const EVENTS_LIST_MAX: u32 = 1_000;
+/// Streams of events that a broker serves at once; each holds a connection.
+pub const EVENT_STREAMS_MAX: usize = 64;
 /// The same over all partitions of a broker, bytes: past it followers are served from disk.
 pub const TAILS_BYTES_MAX: usize = 16 << 20;
 /// Bytes of an item of a replication request without its batches, at most.

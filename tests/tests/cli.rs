@@ -365,3 +365,43 @@ async fn replicas_move_and_a_drained_broker_is_taken_away_without_losing_a_recor
     assert_eq!(topic.publish(1, "after").await, 600);
     assert_eq!(topic.equal_log(&[1, 2, 3]).await.len(), 601);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_of_a_file_are_created_guarded_and_followed_by_what_happens_to_them() {
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let (one, two) = (unique("one"), unique("two"));
+    let mut follow = pubsub(&cluster, &["cluster", "events", "--follow", "--after", "0", "-o", "json"]);
+    let mut follow = follow.spawn().unwrap();
+    let mut events = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let file = cluster.dir().join("topics.json");
+    let owned = serde_json::json!({"uid": "u1"});
+    let list = serde_json::json!([{"name": one, "rf": 2, "owner": owned}, {"name": two, "partitions": 2}]);
+    std::fs::write(&file, list.to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    for outcome in ["created", "was there already"] {
+        let output = run(&cluster, &["topic", "create-all", file]).await;
+        assert_success(&output);
+        assert_eq!(text(&output.stdout).matches(outcome).count(), 2, "{}", text(&output.stdout));
+    }
+    loop {
+        let line = read_lines(&mut events, 1).await.remove(0);
+        let event: Value = serde_json::from_str(&line).unwrap();
+        if event["event"] == "topic_created" && event["topic"] == two.as_str() {
+            assert_eq!(event["partitions"], 2, "{event}");
+            break;
+        }
+    }
+    follow.kill().await.unwrap();
+    let shown = run(&cluster, &["cluster", "events", "--limit", "1000"]).await;
+    assert_success(&shown);
+    assert!(text(&shown.stdout).contains(&one), "{}", text(&shown.stdout));
+    let other = ["topic", "alter", &one, "--owner-uid", "u2", "--max-record-bytes", "10"];
+    let refused = run(&cluster, &other).await;
+    assert!(!refused.status.success() && text(&refused.stderr).contains("TOPIC_OWNED"), "{refused:?}");
+    assert_success(&run(&cluster, &["topic", "alter", &one, "--max-record-bytes", "10"]).await);
+    let described = run(&cluster, &["topic", "describe", &one]).await;
+    assert!(text(&described.stdout).contains("10 bytes"), "{}", text(&described.stdout));
+    let deletion = ["topic", "delete", &one, "--yes", "--if-empty", "--owner-uid", "u1"];
+    assert_success(&run(&cluster, &deletion).await);
+}

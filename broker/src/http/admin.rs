@@ -1,6 +1,7 @@
 //! Changes of topics. Whichever broker is asked, the controller decides, and the answer comes once it is committed and
 //! known here.
 
+pub(crate) mod batch;
 pub(crate) mod brokers;
 mod change;
 pub(crate) mod create;

@@ -231,6 +231,7 @@ fn described(
         voter: image.voters.get(&id) == Some(&entry.storage_id),
         controller: controller == Some(id),
         zone: entry.zone.clone(),
+        sealed: entry.sealed,
         leads,
         holds,
     }
@@ -250,6 +251,7 @@ pub(crate) async fn metadata(State(app): State<App>) -> ApiResult<Json<Metadata>
     };
     Ok(Json(Metadata {
         leader_id: app.broker.status().controller,
+        cluster_id: Some(image.cluster_id),
         version: image.at.version,
         controller_epoch: image.at.epoch,
         topics: firsts().map(placed).collect(),

@@ -265,7 +265,7 @@ pub(crate) async fn metrics(State(app): State<App>, call: Call) -> ApiResult<Res
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(media))], out).into_response())
 }
 
-fn accepts(headers: &HeaderMap, media: &str) -> bool {
+pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
     headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())

@@ -306,6 +306,7 @@ mod tests {
             peer_base: String::new(),
             zone: None,
             versions: (1, 1),
+            sealed: None,
             state,
             draining: false,
         };

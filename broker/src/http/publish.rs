@@ -101,6 +101,9 @@ pub(crate) async fn publish(
         topic.partition(partition)?;
     }
     let body = read(&bytes.headers, &bytes.body)?;
+    if let Some(most) = topic.entry.config.max_record_bytes {
+        body.check_sizes(&topic.name, most)?;
+    }
     let at = Publish { app: &app, topic: &topic, wanted, producer, forwarded, headers: &bytes.headers };
     match body {
         Body::One(record) => at.one(record).await,

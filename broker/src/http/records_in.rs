@@ -24,6 +24,13 @@ pub(crate) struct NewRecord<'a> {
     pub(crate) value: Cow<'a, [u8]>,
 }
 
+impl NewRecord<'_> {
+    /// Returns the bytes of key, headers and value together, as limits count them.
+    pub(crate) fn size(&self) -> usize {
+        self.key.as_ref().map_or(0, |key| key.len()) + self.headers.len() + self.value.len()
+    }
+}
+
 /// What a JSON body holds.
 #[derive(Debug)]
 pub(crate) enum JsonBody<'a> {

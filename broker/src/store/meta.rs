@@ -6,24 +6,11 @@ use super::{OpenError, StoreError};
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Event, Hard};
 use pubsub_core::ids::{At, BrokerId, ClusterId, ControllerEpoch, StorageId};
-use pubsub_core::limits::EVENTS_MAX;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
-
-/// One cluster event as kept.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct StoredEvent {
-    /// Grows by at least one an event, and never begins anew on a volume.
-    pub id: u64,
-    /// Wall clock when it was kept, ms since 1970.
-    pub at_ms: i64,
-    /// What happened.
-    #[serde(flatten)]
-    pub event: Event,
-}
 
 /// A broker's promises. One owner: the control task.
 pub struct MetaStore {
@@ -99,37 +86,19 @@ impl MetaStore {
         Ok(())
     }
 
-    /// Keeps an event, and drops the oldest past [`EVENTS_MAX`]. Not synced by itself: a crash may lose the last ones.
+    /// Keeps events, drops the oldest past [`EVENTS_MAX`](pubsub_core::limits::EVENTS_MAX), and returns the number of the
+    /// newest. Not synced by itself: a crash may lose the last ones.
     ///
     /// # Errors
     /// SQLite's own, and a full disk; nothing is kept then, and the broker may go on.
-    pub fn append_event(&mut self, at_ms: i64, event: &Event) -> Result<(), StoreError> {
-        let text = serde_json::to_string(event).map_err(StoreError::Image)?;
+    pub fn append_events(&mut self, at_ms: i64, events: &[Event]) -> Result<u64, StoreError> {
+        let texts = events.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
+        let texts = texts.map_err(StoreError::Image)?;
         self.connection.execute_batch("PRAGMA synchronous=NORMAL")?;
-        let kept = keep_event(&mut self.connection, at_ms, &text);
+        let kept = super::events::keep(&mut self.connection, at_ms, &texts);
         // Must not be left out after a failure either: promises are only promises when synced.
         self.connection.execute_batch("PRAGMA synchronous=FULL")?;
         Ok(kept?)
-    }
-
-    /// Returns up to `limit` events after the one with id `after` (0: from the oldest kept), oldest first.
-    ///
-    /// # Errors
-    /// SQLite's own.
-    pub fn events_since(&self, after: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
-        let after = i64::try_from(after).unwrap_or(i64::MAX);
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT id, at_ms, event FROM event WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-        let mut rows = statement.query(params![after, limit])?;
-        let mut events = Vec::new();
-        while let Some(row) = rows.next()? {
-            // An event of a newer version may have another shape; it is only ever shown, so it may be left out.
-            if let Ok(event) = serde_json::from_str(row.get_ref(2)?.as_str().unwrap_or_default()) {
-                events.push(StoredEvent { id: unsigned(row, 0)?, at_ms: row.get(1)?, event });
-            }
-        }
-        Ok(events)
     }
 
     /// Lets the file grow no further: what SQLite does then is what it does on a full disk.
@@ -154,15 +123,6 @@ impl MetaStore {
             other => other,
         }
     }
-}
-
-fn keep_event(connection: &mut Connection, at_ms: i64, text: &str) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    transaction.execute("INSERT INTO event(at_ms, event) VALUES (?1, ?2)", params![at_ms, text])?;
-    let newest = transaction.last_insert_rowid();
-    let kept = i64::try_from(EVENTS_MAX).expect("a small limit");
-    transaction.execute("DELETE FROM event WHERE id <= ?1", [newest - kept])?;
-    transaction.commit()
 }
 
 /// Everything but the image, for comparison.
@@ -231,7 +191,7 @@ fn signed(value: u64) -> Result<i64, StoreError> {
         .map_err(|_| StoreError::Regress { detail: format!("{value} is past what a file can hold") })
 }
 
-fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(index)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, value))
 }

@@ -112,6 +112,7 @@ impl Cluster {
             api_base: format!("http://b{id}:8080"),
             peer_base: format!("http://b{id}:9090"),
             zone: None,
+            sealed: false,
             genesis: self.founders.clone(),
             timeout_scale: 1,
             seed: self.sequence,

@@ -1,10 +1,10 @@
 //! The controller at work: turns what it heard and was asked for into the next proposal.
 
 use super::election::Role;
-use super::image::{BrokerState, Draft, Op};
+use super::image::{BrokerState, Draft};
 use super::machine::Control;
 use super::session::Session;
-use super::{Action, Event, Ticket, drain, moves, policy};
+use super::{Action, Event, Ticket, drain, elect, moves, policy};
 use crate::Mono;
 use crate::ids::{At, BrokerId, TopicId};
 use crate::wire::internal::Message;
@@ -30,10 +30,10 @@ impl Control {
         let mut draft = Draft::new(leading.current.clone(), at);
         let mut events = Vec::new();
         self.review_sessions(now, &mut draft, &mut events);
-        self.admit_processes(now, &mut draft, &mut events);
-        self.change_isrs(&mut draft, &mut events);
+        self.admit_processes(now, &mut draft);
+        self.change_isrs(&mut draft);
         let replies = self.run_commands(&mut draft);
-        self.reconcile(now, &mut draft, &mut events);
+        self.reconcile(now, &mut draft);
         if draft.is_empty() && replies.is_empty() {
             return false;
         }
@@ -79,25 +79,25 @@ impl Control {
             }
         }
         self.counters.failures_detected += u64::try_from(silent.len()).expect("a cluster has few brokers");
-        events.extend(silent.iter().map(|broker| Event::Fenced { broker: *broker }));
+        events.extend(silent.iter().map(|broker| Event::BrokerSilent { broker: *broker }));
         silent.extend(leaving);
-        self.fence_all(draft, &silent, events);
+        self.fence_all(draft, &silent);
         for id in back {
             let op = policy::unfence(draft.image(), id);
             draft.extend(op.into_iter().collect());
         }
         let moves = policy::evacuate(draft.image(), &broken, self.lapses);
-        extend(draft, moves, events);
+        draft.extend(moves);
     }
 
-    pub(super) fn fence_all(&self, draft: &mut Draft, gone: &BTreeSet<BrokerId>, events: &mut Vec<Event>) {
+    pub(super) fn fence_all(&self, draft: &mut Draft, gone: &BTreeSet<BrokerId>) {
         if !gone.is_empty() {
             let ops = policy::fence(draft.image(), gone, self.lapses);
-            extend(draft, ops, events);
+            draft.extend(ops);
         }
     }
 
-    fn admit_processes(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
+    fn admit_processes(&mut self, now: Mono, draft: &mut Draft) {
         let own = self.registration();
         let (me, timing, lapses) = (self.me, self.timing, self.lapses);
         let mut refused = Vec::new();
@@ -130,8 +130,7 @@ impl Control {
             }
             session.admit(now, draft.at());
             let ops = policy::register(draft.image(), &wish, draft.at().version, lapses);
-            events.push(Event::Registered { broker: id });
-            extend(draft, ops, events);
+            draft.extend(ops);
         }
         for (to, run_id) in refused {
             let reason = format!("broker {to} is another process, which is alive; give this one its own id");
@@ -139,19 +138,19 @@ impl Control {
         }
     }
 
-    fn change_isrs(&mut self, draft: &mut Draft, events: &mut Vec<Event>) {
+    fn change_isrs(&mut self, draft: &mut Draft) {
         let Role::Leading(leading) = &mut self.election.role else { return };
         for request in std::mem::take(&mut leading.alters).into_values() {
             let op = policy::alter_isr(draft.image(), &request, self.lapses);
-            extend(draft, op.into_iter().collect(), events);
+            draft.extend(op.into_iter().collect());
         }
     }
 
     fn run_commands(&mut self, draft: &mut Draft) -> Vec<(Ticket, TopicId, bool)> {
         let Role::Leading(leading) = &mut self.election.role else { return Vec::new() };
-        let mut replies = Vec::new();
+        let (mut replies, mut load) = (Vec::new(), None);
         for (ticket, command) in std::mem::take(&mut leading.commands) {
-            match policy::command(draft.image(), &command) {
+            match policy::command_after(draft.image(), &command, &mut load) {
                 Ok(change) => {
                     // Even "nothing to do" is answered by a commit: an unnoticed successor may have undone it.
                     replies.push((ticket, change.topic, !change.ops.is_empty()));
@@ -164,7 +163,7 @@ impl Control {
     }
 
     /// Mends what nobody asked for: leaders for leaderless partitions, the internal topic, lost votes, balance.
-    fn reconcile(&mut self, now: Mono, draft: &mut Draft, events: &mut Vec<Event>) {
+    fn reconcile(&mut self, now: Mono, draft: &mut Draft) {
         let Role::Leading(leading) = &mut self.election.role else { return };
         let timing = &self.timing;
         let weak = leading.sessions.iter().filter(|(_, session)| session.stopping || !session.storage_ok);
@@ -173,11 +172,14 @@ impl Control {
         let settled =
             now >= leading.since + timing.settle || image.voters.keys().all(|id| image.is_alive(*id));
         let ops = policy::reconcile(image, &avoid, settled, self.lapses);
-        extend(draft, ops, events);
+        draft.extend(ops);
+        let lost = leading.sessions.iter().filter(|(_, session)| now >= session.last_ack + timing.abandon);
+        let lost: BTreeSet<_> = lost.map(|(id, _)| *id).collect();
+        draft.extend(elect::by_setting(draft.image(), &lost));
         let ops = moves::finish(draft.image(), &avoid, self.lapses);
-        extend(draft, ops, events);
+        draft.extend(ops);
         let ops = drain::step(draft.image(), self.lapses);
-        extend(draft, ops, events);
+        draft.extend(ops);
 
         let newest = leading.current.at;
         let since = |wait: Mono| {
@@ -190,26 +192,11 @@ impl Control {
         let founders = self.genesis.as_deref().unwrap_or_default();
         let op = policy::restore_voter(draft.image(), self.me, &since(timing.replace), founders);
         let stable: BTreeSet<_> = since(timing.balance).difference(&avoid).copied().collect();
-        extend(draft, op.into_iter().collect(), events);
+        draft.extend(op.into_iter().collect());
         if now >= leading.next_balance {
             leading.next_balance = now + timing.balance;
             let ops = policy::prefer(draft.image(), &stable);
-            extend(draft, ops, events);
+            draft.extend(ops);
         }
     }
-}
-
-/// Adds operations to a draft, and what there is to tell of them.
-fn extend(draft: &mut Draft, ops: Vec<Op>, events: &mut Vec<Event>) {
-    for op in &ops {
-        let Op::SetPartition { partition, entry } = op else { continue };
-        let before = draft.image().partition(*partition);
-        if before.is_some_and(|before| before.leader != entry.leader) {
-            events.push(Event::LeaderChanged { partition: *partition, leader: entry.leader });
-        }
-        if before.is_some_and(|before| before.isr != entry.isr) {
-            events.push(Event::IsrChanged { partition: *partition, isr: entry.isr.clone() });
-        }
-    }
-    draft.extend(ops);
 }

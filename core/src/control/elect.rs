@@ -1,9 +1,11 @@
-//! Leaders by request: back to the preferred replica, or, at the price of records, any replica that is alive.
+//! Leaders by request: back to the preferred replica, or, at the price of records, any replica that is alive. The latter also
+//! by a topic's own setting.
 
 use super::Refusal;
-use super::image::{Image, PartitionEntry};
+use super::image::{Image, Op, PartitionEntry};
 use super::policy::{Change, changed, conflict, invalid, lead, ours, size};
 use crate::ids::{BrokerId, TopicName, TopicPartition};
+use std::collections::BTreeSet;
 
 /// Returns the operations that give partitions of a topic another leader.
 ///
@@ -63,6 +65,24 @@ fn member(
     }
 }
 
+/// Returns the operations that give partitions without a leader to a live replica, where their topics say so
+/// (`unclean_election`) and no member of the ISR can be waited for: all of them are `lost`, that is, silent for long.
+pub(super) fn by_setting(image: &Image, lost: &BTreeSet<BrokerId>) -> Vec<Op> {
+    let abandoned = image.partitions().filter(|(_, topic, entry)| {
+        topic.config.unclean_election
+            && entry.leader.is_none()
+            && entry.isr.iter().all(|id| !image.is_alive(*id) && lost.contains(id))
+    });
+    abandoned
+        .filter_map(|(partition, _, entry)| {
+            let leader = survivor(image, entry, partition.partition, None).ok()??;
+            let mut next = entry.clone();
+            lead(&mut next, Some(leader));
+            changed(partition, entry, next)
+        })
+        .collect()
+}
+
 /// Returns the replica that should lead a partition without a leader, whatever it lacks.
 fn survivor(
     image: &Image,
@@ -87,11 +107,10 @@ fn survivor(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::control::image::Op;
+    use crate::control::image::TopicConfig;
     use crate::control::policy::{self, Lapses};
     use crate::control::{Command, fixture};
     use crate::ids::{At, LeaderEpoch};
-    use std::collections::BTreeSet;
 
     fn b(id: u32) -> BrokerId {
         BrokerId(id)
@@ -143,5 +162,24 @@ mod tests {
         assert!(matches!(asked(&image, Some(1), true), Err(Refusal::Conflict { .. })));
         let entry = asked(&image, None, true).unwrap();
         assert_eq!((entry.leader, entry.isr, entry.leader_epoch), (Some(b(2)), vec![b(2)], LeaderEpoch(3)));
+    }
+
+    #[test]
+    fn a_topic_that_says_so_is_given_to_a_survivor_once_all_in_sync_replicas_are_lost() {
+        let image = done(&fixture::image(3), &[fixture::add_topic("a", 1, &[1, 2])]);
+        let image = without(&without(&image, &[2]), &[1]);
+        let image = done(&image, &[policy::unfence(&image, b(2)).unwrap()]);
+        let lost = BTreeSet::from([b(1)]);
+        assert_eq!(by_setting(&image, &lost), vec![], "the topic does not say so");
+        let (id, topic) = image.topics.first_key_value().unwrap();
+        let config = TopicConfig { unclean_election: true, ..topic.config.clone() };
+        let image = done(&image, &[Op::SetTopicConfig { id: *id, config }]);
+        assert_eq!(by_setting(&image, &BTreeSet::new()), vec![], "it may come back");
+        let led = done(&image, &by_setting(&image, &lost));
+        let entry = led.partitions().next().unwrap().2.clone();
+        assert_eq!((entry.leader, entry.isr, entry.leader_epoch), (Some(b(2)), vec![b(2)], LeaderEpoch(3)));
+        assert_eq!(by_setting(&led, &lost), vec![]);
+        let back = done(&image, &[policy::unfence(&image, b(1)).unwrap()]);
+        assert_eq!(by_setting(&back, &lost), vec![], "whoever is in sync and alive comes first");
     }
 }

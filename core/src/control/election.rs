@@ -261,7 +261,7 @@ impl Control {
             let other = self.election.followed.is_none_or(|(id, _)| id != from);
             self.counters.controller_changes += u64::from(other);
             self.election.followed = Some((from, epoch));
-            self.event(Event::FollowsController { id: from, epoch });
+            self.event(Event::ControllerElected { broker: from, epoch });
         }
     }
 

@@ -26,6 +26,7 @@ pub(super) fn broker(id: u32) -> BrokerEntry {
         peer_base: format!("http://b{id}:9090"),
         zone: None,
         versions: (1, 1),
+        sealed: None,
         state: BrokerState::Active,
         draining: false,
     }
@@ -40,14 +41,7 @@ pub(super) fn image(count: u32) -> Image {
 }
 
 pub(super) fn config(replication_factor: u32, min_isr: u32) -> TopicConfig {
-    TopicConfig {
-        replication_factor,
-        min_isr,
-        retention_ms: None,
-        retention_bytes: None,
-        compact: false,
-        owner: None,
-    }
+    TopicConfig::with_copies(replication_factor, min_isr)
 }
 
 /// A topic whose every partition has these replicas, all in sync, the first one leading.

@@ -85,6 +85,9 @@ pub struct BrokerEntry {
     pub zone: Option<String>,
     /// Oldest and newest feature level that it reads.
     pub versions: (u16, u16),
+    /// Whether it seals the records that it stores; `None`: it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<bool>,
     /// What it may be given.
     pub state: BrokerState,
     /// It is to be emptied: unless it is silent its state is [`BrokerState::Draining`], also after a restart.
@@ -131,9 +134,31 @@ pub struct TopicConfig {
     /// Keep only the newest record of each key.
     #[serde(default)]
     pub compact: bool,
+    /// Refuse records larger than this, bytes; `None`: the limit of all topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_record_bytes: Option<u64>,
+    /// Once no member of the ISR is alive, a live replica outside of it leads, at the price of acknowledged records.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unclean_election: bool,
     /// Opaque JSON kept for whoever manages the topic (the operator's owner reference).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<serde_json::Value>,
+}
+
+impl TopicConfig {
+    /// Returns the settings of a topic for which nothing but its copies was asked for.
+    pub fn with_copies(replication_factor: u32, min_isr: u32) -> Self {
+        Self {
+            replication_factor,
+            min_isr,
+            retention_ms: None,
+            retention_bytes: None,
+            compact: false,
+            max_record_bytes: None,
+            unclean_election: false,
+            owner: None,
+        }
+    }
 }
 
 /// One partition's state.
@@ -517,6 +542,16 @@ mod tests {
         let mut fewer = image.voters.clone();
         fewer.remove(&BrokerId(3));
         assert!(image.apply(&[Op::SetVoters { voters: fewer }], at(1, 9)).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_set_is_not_written_so_that_older_builds_read_and_hash_the_same() {
+        let image = fixture::image(1).apply(&[fixture::add_topic("a", 1, &[1])], at(1, 9)).unwrap();
+        let text = serde_json::to_string(&image).unwrap();
+        for name in ["max_record_bytes", "unclean_election", "owner", "sealed", "draining"] {
+            assert!(!text.contains(name), "{name} in {text}");
+        }
+        assert_eq!(serde_json::from_str::<Image>(&text).unwrap(), image);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::election::{Election, Role};
 use super::gossip::{Gossip, GossipEntry};
 use super::image::Image;
 use super::timing::Timing;
-use super::{Action, ControlConfig, Counters, Event, Hard, Input, Status, Weakening, policy};
+use super::{Action, ControlConfig, Counters, Event, Hard, Input, Status, Weakening, event, policy};
 use crate::Mono;
 use crate::ids::{At, BrokerEpoch, BrokerId, ControllerEpoch, StorageId};
 use crate::wire::internal::{Message, Registration};
@@ -131,6 +131,11 @@ impl Control {
             Input::Genesis(list) => self.learn_founders(now, list),
             Input::Peers(peers) => self.known.extend(peers),
             Input::Propose { ticket, command } => self.propose_command(ticket, command),
+            Input::ProposeAll(all) => {
+                for (ticket, command) in all {
+                    self.propose_command(ticket, command);
+                }
+            }
             Input::AlterIsr(request) => self.route_alter_isr(now, request),
             Input::Storage { healthy } => self.storage_changed(now, healthy),
             Input::Stop => self.stop_requested(now),
@@ -236,7 +241,7 @@ impl Control {
             return;
         }
         self.hard.committed = self.hard.committed.max(image.at);
-        self.applied = Some(image.clone());
+        let before = self.applied.replace(image.clone());
         let mine = image.brokers.get(&self.me);
         if let Some(entry) = mine {
             if entry.run_id == self.config.run_id {
@@ -247,7 +252,9 @@ impl Control {
                 return;
             }
         }
+        let told = before.map(|before| event::differences(&before, &image)).unwrap_or_default();
         self.out.push(Action::Apply(image));
+        self.out.extend(told.into_iter().map(Action::Event));
     }
 
     pub(super) fn halt(&mut self, reason: String) {
@@ -270,6 +277,7 @@ impl Control {
             peer_base: self.config.peer_base.clone(),
             zone: self.config.zone.clone(),
             versions: VERSIONS,
+            sealed: Some(self.config.sealed),
         }
     }
 

@@ -105,14 +105,9 @@ fn groups_id(image: &Image) -> TopicId {
 /// Returns the settings of the internal topic with so many replicas, at most three.
 pub(super) fn internal_settings(replicas: usize) -> TopicConfig {
     let replicas = replicas.min(GROUPS_REPLICAS);
-    TopicConfig {
-        replication_factor: u32::try_from(replicas).expect("at most three"),
-        min_isr: if replicas >= GROUPS_REPLICAS { 2 } else { 1 },
-        retention_ms: None,
-        retention_bytes: None,
-        compact: true,
-        owner: None,
-    }
+    let replication_factor = u32::try_from(replicas).expect("at most three");
+    let min_isr = if replicas >= GROUPS_REPLICAS { 2 } else { 1 };
+    TopicConfig { compact: true, ..TopicConfig::with_copies(replication_factor, min_isr) }
 }
 
 /// Creates the internal topic of consumer groups and gives it more replicas as brokers join.

@@ -5,7 +5,7 @@
 //! leave fewer than `min_isr` complete replicas on record.
 
 use super::image::{BrokerEntry, BrokerState, Image, Op, PartitionEntry, TopicEntry};
-use super::placement::groups_topic;
+use super::placement::{Load, groups_topic};
 use super::{Command, Refusal, drain, elect, moves, topics};
 use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartEpoch, TopicId, TopicName, TopicPartition};
 use crate::wire::internal::{AlterIsr, Registration};
@@ -43,12 +43,20 @@ pub(crate) struct Change {
     pub(crate) ops: Vec<Op>,
 }
 
-/// Returns what an admin request comes to.
-pub(crate) fn command(image: &Image, command: &Command) -> Result<Change, Refusal> {
+/// Returns what an admin request comes to. `load` is what brokers carry on this image, if that was counted already; it is
+/// kept up to date where that is cheap, so that a thousand new topics don't count all partitions a thousand times.
+pub(crate) fn command_after(
+    image: &Image,
+    command: &Command,
+    load: &mut Option<Load>,
+) -> Result<Change, Refusal> {
+    if !matches!(command, Command::CreateTopic { .. }) {
+        *load = None;
+    }
     match command {
         Command::CreateTopic { name, id, partitions, config, leader, take_ownership } => {
             let new = topics::NewTopic { name, id: *id, partitions: *partitions, config, leader: *leader };
-            topics::create(image, new, *take_ownership)
+            topics::create(image, new, *take_ownership, load)
         }
         Command::DeleteTopic { name, owner_uid, empty } => {
             topics::delete(image, name, owner_uid.as_deref(), empty.as_deref())
@@ -199,6 +207,7 @@ pub(crate) fn register(image: &Image, registration: &Registration, version: u64,
         peer_base: registration.peer_base.clone(),
         zone: registration.zone.clone(),
         versions: registration.versions,
+        sealed: registration.sealed,
         state: BrokerState::Fenced,
         draining: image.brokers.get(&id).is_some_and(|known| known.draining),
     };
@@ -324,6 +333,12 @@ pub(crate) fn restore_voter(
     Some(Op::SetVoters { voters })
 }
 
+/// Returns what one admin request comes to.
+#[cfg(test)]
+pub(crate) fn command(image: &Image, command: &Command) -> Result<Change, Refusal> {
+    command_after(image, command, &mut None)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -375,6 +390,7 @@ mod tests {
             peer_base: String::new(),
             zone: None,
             versions: (1, 1),
+            sealed: None,
         }
     }
 

@@ -116,11 +116,10 @@ impl Control {
         }
         let at = At { epoch: self.hard.epoch, version: best.at.version + 1 };
         let mut draft = Draft::new(best, at);
-        let mut events = Vec::new();
         if let Some(silent) = predecessor.filter(|id| draft.image().is_alive(*id)) {
-            self.fence_all(&mut draft, &BTreeSet::from([silent]), &mut events);
+            self.fence_all(&mut draft, &BTreeSet::from([silent]));
         }
-        self.propose(now, draft, Vec::new(), events);
+        self.propose(now, draft, Vec::new(), Vec::new());
     }
 
     fn enter_office(&mut self, now: Mono, adopted: Arc<Image>, granted: BTreeMap<BrokerId, At>) {
@@ -256,7 +255,7 @@ impl Control {
             self.counters.last_election_ms = now.saturating_sub(began);
         }
         self.election.remember(self.me, epoch);
-        self.event(Event::BecameController { epoch });
+        self.event(Event::ControllerElected { broker: self.me, epoch });
         for peer in self.everybody() {
             self.send(peer, Message::Coordinator { epoch, committed: at });
         }
@@ -318,7 +317,7 @@ impl Control {
         for (ticket, _) in queued {
             self.act(Action::Reply { ticket, result: Err(Refusal::NotController { controller: None }) });
         }
-        self.event(Event::Resigned { epoch, reason: reason.to_owned() });
+        self.event(Event::ControllerResigned { broker: self.me, epoch, reason: reason.to_owned() });
     }
 
     pub(super) fn on_need_full(&mut self, from: BrokerId, epoch: ControllerEpoch, at: At) {

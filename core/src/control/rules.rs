@@ -26,6 +26,7 @@ fn config() -> ControlConfig {
         api_base: "http://b2:8080".to_owned(),
         peer_base: "http://b2:9090".to_owned(),
         zone: None,
+        sealed: false,
         genesis: Some(vec![b(1), b(2), b(3)]),
         timeout_scale: 1,
         seed: 7,

@@ -43,6 +43,8 @@ pub(crate) struct Timing {
     pub(crate) replace: Mono,
     /// Between two rounds of moving leaderships back, and how long a broker must be back for that.
     pub(crate) balance: Mono,
+    /// Silence after which a broker is not waited for any more, where that costs records and a topic says so.
+    pub(crate) abandon: Mono,
     /// Voters that have not registered so long after an election are not waited for any more.
     pub(crate) settle: Mono,
 }
@@ -71,6 +73,7 @@ impl Timing {
             forget: 3_600_000 * scale,
             replace: 30_000 * scale,
             balance: 60_000 * scale,
+            abandon: 15_000 * scale,
             settle: 5_000 * scale,
         }
     }

@@ -9,7 +9,9 @@ use super::moves;
 use super::placement::Load;
 use super::policy::{Change, conflict, invalid, not_internal, ours, size};
 use crate::ids::{BrokerId, LeaderEpoch, TopicId, TopicName};
-use crate::limits::{OWNER_BYTES_MAX, OWNER_DEPTH_MAX, PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
+use crate::limits::{
+    OWNER_BYTES_MAX, OWNER_DEPTH_MAX, PARTITIONS_MAX, RECORD_BYTES_MAX, REPLICATION_FACTOR_MAX,
+};
 use crate::wire::admin::AlterTopicRequest;
 use serde_json::Value;
 use std::sync::Arc;
@@ -25,7 +27,12 @@ pub(super) struct NewTopic<'a> {
 
 /// Returns the operations that create a topic. One of the same shape that is there already stays as it is, but that its
 /// owner is replaced if it is to be taken over.
-pub(super) fn create(image: &Image, new: NewTopic<'_>, take: bool) -> Result<Change, Refusal> {
+pub(super) fn create(
+    image: &Image,
+    new: NewTopic<'_>,
+    take: bool,
+    load: &mut Option<Load>,
+) -> Result<Change, Refusal> {
     let NewTopic { name, id, partitions, config, leader } = new;
     not_internal(name)?;
     check_config(config)?;
@@ -36,7 +43,7 @@ pub(super) fn create(image: &Image, new: NewTopic<'_>, take: bool) -> Result<Cha
     if image.topics.contains_key(&id) || image.tombstones.contains_key(&id) {
         return Err(invalid(format!("topic id {id} was used before")));
     }
-    let mut load = Load::of(image);
+    let load = load.get_or_insert_with(|| Load::of(image));
     load.enough(config.replication_factor)?;
     if let Some(wanted) = leader {
         if !image.brokers.contains_key(&wanted) {
@@ -121,6 +128,8 @@ fn altered(old: &TopicConfig, change: &AlterTopicRequest) -> TopicConfig {
         retention_ms: change.retention_ms.unwrap_or(old.retention_ms),
         retention_bytes: change.retention_bytes.unwrap_or(old.retention_bytes),
         compact: change.compact.unwrap_or(old.compact),
+        max_record_bytes: change.max_record_bytes.unwrap_or(old.max_record_bytes),
+        unclean_election: change.unclean_election.unwrap_or(old.unclean_election),
         owner: change.owner.clone().unwrap_or_else(|| old.owner.clone()),
     }
 }
@@ -181,6 +190,12 @@ fn check_config(config: &TopicConfig) -> Result<(), Refusal> {
     }
     if !(1..=wanted).contains(&floor) {
         return Err(invalid(format!("min_isr is {floor}, use 1 to the replication factor {wanted}")));
+    }
+    let most = u64::try_from(RECORD_BYTES_MAX).expect("a size fits 64 bits");
+    if config.max_record_bytes.is_some_and(|bytes| !(1..=most).contains(&bytes)) {
+        return Err(invalid(format!(
+            "max_record_bytes is at least 1 and at most {most}, the limit of all topics"
+        )));
     }
     let Some(owner) = &config.owner else { return Ok(()) };
     if owner.to_string().len() > OWNER_BYTES_MAX || depth(owner) > OWNER_DEPTH_MAX {

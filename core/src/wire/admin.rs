@@ -3,12 +3,20 @@
 //! `owner`, `owner_id`, `leader_id` and `is_owner` are the words of the API that came before: the owner of a topic is the
 //! leader of its partition 0, and `leader_id` is the controller.
 
+mod batch;
 mod brokers;
+mod events;
+mod groups;
 
+pub use batch::{CreateTopicsRequest, TopicResult, TopicsCreated};
 pub use brokers::{BrokerDescription, BrokerList, BrokerStanding};
+pub use events::{ClusterEvent, EventList};
+pub use groups::{
+    AssignedPartition, GroupDeleted, GroupDetail, GroupList, GroupPartition, GroupSummary, MemberDetail,
+};
 
 use crate::control::image::TopicConfig;
-use crate::ids::{At, BrokerId, ControllerEpoch, LeaderEpoch, Offset, TopicId};
+use crate::ids::{At, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, Offset, TopicId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -40,6 +48,12 @@ pub struct CreateTopicRequest {
     /// Keep only the newest record of each key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compact: Option<bool>,
+    /// Refuse records larger than this; at most, and if not given, the limit of all topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_record_bytes: Option<u64>,
+    /// Once no in-sync replica is alive, let a live one lead that is not in sync: acknowledged records are LOST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unclean_election: Option<bool>,
     /// Opaque JSON kept for whoever manages the topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<serde_json::Value>,
@@ -115,6 +129,13 @@ pub struct AlterTopicRequest {
     /// Keep only the newest record of each key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compact: Option<bool>,
+    /// Refuse records larger than this; `null`: the limit of all topics.
+    #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
+    pub max_record_bytes: Option<Option<u64>>,
+    /// Once no in-sync replica is alive, let a live one lead that is not in sync: acknowledged records are LOST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unclean_election: Option<bool>,
     /// Opaque JSON kept for whoever manages the topic; `null` removes it.
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<serde_json::Value>))]
@@ -347,6 +368,10 @@ pub struct Metadata {
     /// The controller.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
     pub leader_id: Option<BrokerId>,
+    /// The cluster; another one once its brokers began anew on empty volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<uuid::Uuid>))]
+    pub cluster_id: Option<ClusterId>,
     /// Version of the image.
     pub version: u64,
     /// Epoch of the controller that proposed the image.
@@ -397,86 +422,4 @@ pub struct TopicIsr {
     /// Every partition.
     #[serde(default)]
     pub partitions: Vec<PartitionDescription>,
-}
-
-/// Answer to `GET /groups`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct GroupList {
-    /// In order of name.
-    pub groups: Vec<GroupSummary>,
-}
-
-/// One group of a [`GroupList`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct GroupSummary {
-    /// Its name.
-    pub group_id: String,
-}
-
-/// Answer to `GET /groups/{id}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct GroupDetail {
-    /// Its name.
-    pub group_id: String,
-    /// Who reads for it now.
-    pub members: Vec<MemberDetail>,
-    /// How far it has come.
-    pub partitions: Vec<GroupPartition>,
-}
-
-/// One member of a [`GroupDetail`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct MemberDetail {
-    /// Its name.
-    pub consumer_id: String,
-    /// What it may read.
-    pub assigned: Vec<AssignedPartition>,
-    /// Its session ends in this many ms unless renewed.
-    pub expires_in_ms: u64,
-}
-
-/// A partition that a member may read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct AssignedPartition {
-    /// The topic's name.
-    pub topic: String,
-    /// The partition.
-    pub partition: u32,
-}
-
-/// How far a group has come in one partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct GroupPartition {
-    /// The topic's name.
-    pub topic: String,
-    /// The partition.
-    pub partition: u32,
-    /// The last record that was finished (−1: none).
-    pub committed: i64,
-    /// Read next.
-    pub next_offset: Offset,
-    /// Records below it may be read; `None` if no reachable broker says.
-    pub high_watermark: Option<Offset>,
-    /// `high_watermark − next_offset`.
-    pub lag: Option<u64>,
-    /// The member that reads it.
-    pub consumer_id: Option<String>,
-    /// Whether records wait although nobody reads them.
-    pub stuck: bool,
-}
-
-/// Answer to `DELETE /groups/{id}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct GroupDeleted {
-    /// `ok`.
-    pub status: String,
-    /// Its name.
-    pub group_id: String,
 }

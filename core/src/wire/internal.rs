@@ -238,6 +238,9 @@ pub struct Registration {
     pub zone: Option<String>,
     /// Feature levels that it reads.
     pub versions: (u16, u16),
+    /// Whether it seals the records that it stores; `None`: a build that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<bool>,
 }
 
 /// A leader's request to change the in-sync replicas of one partition. Everything in it must match the image.

@@ -159,14 +159,7 @@ impl World {
             name: TopicName::try_from(name).expect("scripts use valid names"),
             id: TopicId(self.rng.uuid()),
             partitions,
-            config: TopicConfig {
-                replication_factor,
-                min_isr,
-                retention_ms: None,
-                retention_bytes: None,
-                compact: false,
-                owner: None,
-            },
+            config: TopicConfig::with_copies(replication_factor, min_isr),
             leader: None,
             take_ownership: false,
         }

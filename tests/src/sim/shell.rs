@@ -107,16 +107,26 @@ impl World {
 
     fn observe(&mut self, id: BrokerId, serial: u64, event: &Event) -> Checked {
         match event {
-            Event::BecameController { epoch } => self.metadata.proposes(id, serial, *epoch),
-            Event::FollowsController { epoch, .. } => {
+            Event::ControllerElected { broker, epoch } if *broker == id => {
+                self.metadata.proposes(id, serial, *epoch)
+            }
+            Event::ControllerElected { epoch, .. } => {
                 self.metadata.follows(&self.nodes[&id].disk.hard, *epoch)
             }
             Event::ElectionStarted
-            | Event::Resigned { .. }
-            | Event::Fenced { .. }
-            | Event::Registered { .. }
+            | Event::ControllerResigned { .. }
+            | Event::BrokerSilent { .. }
+            | Event::BrokerRegistered { .. }
+            | Event::BrokerFenced { .. }
+            | Event::BrokerActive { .. }
+            | Event::BrokerDraining { .. }
+            | Event::TopicCreated { .. }
+            | Event::TopicAltered { .. }
+            | Event::TopicDeleted { .. }
             | Event::LeaderChanged { .. }
-            | Event::IsrChanged { .. } => Ok(()),
+            | Event::IsrChanged { .. }
+            | Event::ReplicasChanged { .. }
+            | Event::MoreChanged { .. } => Ok(()),
         }
     }
 

@@ -183,6 +183,7 @@ impl World {
             api_base: format!("http://broker-{id}:8080"),
             peer_base: format!("http://broker-{id}:8081"),
             zone: None,
+            sealed: false,
             genesis: Some(genesis),
             timeout_scale: 1,
             seed,

@@ -28,6 +28,8 @@ const REPLICATION_FACTOR_DEFAULT: u32 = 3;
         ("partitions" = Option<u32>, Query, description = "Number of partitions; default 1"),
         ("rf" = Option<u32>, Query, description = "Replication factor; default 3, or the number of live brokers if fewer"),
         ("owner_id" = Option<u32>, Query, description = "Preferred leader of partition 0"),
+        ("max_record_bytes" = Option<u64>, Query, description = "Refuse records larger than this; at most, and by default, 1048576"),
+        ("unclean_election" = Option<bool>, Query, description = "Once no in-sync replica is alive, let another one lead: acknowledged records are LOST"),
         ("min_isr" = Option<u32>, Query, description = "Fewest in-sync replicas that take a publish; default 2 from rf 3, else 1"),
         ("wait" = Option<String>, Query, description = "`ready`: answer once every partition has its leader and replicas in sync"),
         ("take_ownership" = Option<bool>, Query, description = "Make the body's `owner` the owner of a topic that is there already, whoever that was"),
@@ -59,17 +61,17 @@ pub(crate) async fn create(State(app): State<App>, call: Call) -> ApiResult<Resp
         Ended::There(answer) => return Ok(answer),
     };
     let ready = if ready { Some(wait_ready(&app, outcome.topic, deadline).await) } else { None };
-    let created = created(&app, &image, &name, id, outcome)?;
+    let created = created(&app, &image, &name, id, &outcome)?;
     Ok(answer(outcome.at, TopicCreated { ready, ..created }))
 }
 
 /// Tells of a topic that was wanted under the identity `id`, and is there now.
-fn created(
+pub(super) fn created(
     app: &App,
     image: &Image,
     name: &TopicName,
     id: TopicId,
-    outcome: Outcome,
+    outcome: &Outcome,
 ) -> ApiResult<TopicCreated> {
     let entry = image.topics.get(&outcome.topic).ok_or_else(|| topic_not_found(name.as_str()))?;
     Ok(TopicCreated {
@@ -112,8 +114,13 @@ fn creation(whole: &Whole, mut query: Query<'_>) -> ApiResult<CreateTopicRequest
     request.min_isr = query.number("min_isr", 1, REPLICATION_FACTOR_MAX).or(request.min_isr);
     request.retention_ms = query.number("retention_ms", 1, u64::MAX).or(request.retention_ms);
     request.retention_bytes = query.number("retention_bytes", 1, u64::MAX).or(request.retention_bytes);
-    if query.text("compact").is_some() {
-        request.compact = Some(query.flag("compact"));
+    request.max_record_bytes = query.number("max_record_bytes", 1, u64::MAX).or(request.max_record_bytes);
+    for (name, field) in
+        [("compact", &mut request.compact), ("unclean_election", &mut request.unclean_election)]
+    {
+        if query.text(name).is_some() {
+            *field = Some(query.flag(name));
+        }
     }
     query.finish()?;
     check_bounds(request.partitions, request.replication_factor, request.min_isr)?;
@@ -121,7 +128,7 @@ fn creation(whole: &Whole, mut query: Query<'_>) -> ApiResult<CreateTopicRequest
 }
 
 /// Fills in what a creation leaves open: from the topic itself if it is there already, else from the cluster.
-fn creation_command(
+pub(super) fn creation_command(
     request: &CreateTopicRequest,
     name: &TopicName,
     id: TopicId,
@@ -140,6 +147,10 @@ fn creation_command(
         retention_ms: request.retention_ms.or(existing.and_then(|entry| entry.config.retention_ms)),
         retention_bytes: request.retention_bytes.or(existing.and_then(|entry| entry.config.retention_bytes)),
         compact: request.compact.or(existing.map(|entry| entry.config.compact)).unwrap_or(false),
+        max_record_bytes: request
+            .max_record_bytes
+            .or(existing.and_then(|entry| entry.config.max_record_bytes)),
+        unclean_election: request.unclean_election.unwrap_or(false),
         owner: request.owner.clone(),
     };
     check_min_isr(&config)?;

@@ -4,6 +4,7 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::records_in::{JsonBody, NewRecord, check_batch, read_json, read_lines};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
+use pubsub_core::ids::TopicName;
 use pubsub_core::limits::RECORD_BYTES_MAX;
 use pubsub_core::record::{Batch, Producer, ValueKind};
 use pubsub_core::wire::client::{
@@ -25,6 +26,31 @@ pub(super) enum Body<'a> {
     Lines(Vec<NewRecord<'a>>),
     /// The client's own batch.
     Batch(Batch),
+}
+
+impl Body<'_> {
+    /// Refuses records that are larger than their topic takes.
+    ///
+    /// # Errors
+    /// 413 with the topic's limit; nothing was published.
+    pub(super) fn check_sizes(&self, topic: &TopicName, most: u64) -> ApiResult<()> {
+        let largest = match self {
+            Self::One(record) => Some(record.size()),
+            Self::Many(records) | Self::Lines(records) => records.iter().map(NewRecord::size).max(),
+            Self::Batch(batch) => batch
+                .records()
+                .map(|record| record.key.map_or(0, <[u8]>::len) + record.headers.len() + record.value.len())
+                .max(),
+        };
+        let largest = largest.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+        if largest <= most {
+            return Ok(());
+        }
+        let detail = format!(
+            "a record has {largest} bytes of key, headers and value; topic {topic} takes at most {most} (max_record_bytes)"
+        );
+        Err(ApiError::new(ErrorCode::RecordTooLarge, detail).ambiguous(false))
+    }
 }
 
 /// Reads what an idempotent producer says of its first record: all three headers, or none.
@@ -199,6 +225,27 @@ mod tests {
         builder.push(Some(&[0xff]), b"{\"a\":1}", ValueKind::Bytes, b"{");
         let batch = builder.build(0, Default::default(), 0).unwrap();
         assert_eq!(read_batch(batch.bytes()).unwrap(), batch);
+    }
+
+    #[test]
+    fn a_topics_own_limit_counts_key_headers_and_value_in_every_form_of_body() {
+        let topic = TopicName::try_from("a").unwrap();
+        let mut builder = BatchBuilder::new();
+        builder.push(Some(b"key"), b"", ValueKind::Bytes, b"12345");
+        let batch = builder.build(0, Default::default(), 0).unwrap();
+        for (media, body) in [
+            ("application/json", &br#"{"key":"key","value":12345}"#[..]),
+            ("application/json", br#"{"records":[{"value":1},{"key":"key","value":12345}]}"#),
+            ("application/x-ndjson", b"{\"key\":\"key\",\"value\":12345}\n{\"value\":1}\n"),
+            (BATCH_MEDIA_TYPE, batch.bytes()),
+        ] {
+            let (headers, body) = (headers(&[("content-type", media)]), Bytes::copy_from_slice(body));
+            let body = read(&headers, &body).unwrap();
+            assert!(body.check_sizes(&topic, 8).is_ok(), "{media}");
+            let refused = body.check_sizes(&topic, 7).unwrap_err();
+            assert_eq!(refused.code(), ErrorCode::RecordTooLarge, "{media}");
+            assert!(refused.to_string().contains("at most 7"), "{refused}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::*;
 use pubsub_core::control::Event;
 use pubsub_core::control::image::{Image, ImageHash};
 use pubsub_core::ids::ClusterId;
+use pubsub_core::limits::EVENTS_MAX;
 use std::collections::BTreeMap;
 
 fn image(epoch: u64, version: u64) -> Arc<Image> {
@@ -94,13 +95,21 @@ async fn a_damaged_image_is_refused() {
 async fn the_newest_events_are_kept() {
     let dir = TempDir::new().unwrap();
     let mut opened = open(config(dir.path())).unwrap();
-    for broker in 1..=1_010 {
-        opened.meta.append_event(5, &Event::Fenced { broker: BrokerId(broker) }).unwrap();
-    }
-    let kept = opened.meta.events_since(0, 5_000).unwrap();
-    assert_eq!((kept.len(), kept[0].id, kept[999].id), (1_000, 11, 1_010));
-    assert_eq!(kept[0].event, Event::Fenced { broker: BrokerId(11) });
-    assert_eq!(opened.meta.events_since(1_008, 1).unwrap().iter().map(|e| e.id).collect::<Vec<_>>(), [1_009]);
+    let none = opened.events.newest(10).await.unwrap();
+    assert_eq!((none.events.len(), none.oldest, none.newest), (0, 1, 0));
+    let fenced = |broker| Event::BrokerFenced { broker: BrokerId(broker) };
+    let most = u32::try_from(EVENTS_MAX).unwrap();
+    let events: Vec<_> = (1..=most + 10).map(fenced).collect();
+    let newest = opened.meta.append_events(5, &events[..20]).unwrap();
+    assert_eq!(newest, 20);
+    opened.meta.append_events(5, &events[20..]).unwrap();
+    let kept = opened.events.after(0, 2 * most).await.unwrap();
+    assert_eq!((kept.events.len(), kept.oldest, kept.newest), (10_000, 11, 10_010));
+    assert_eq!((kept.events[0].id, &kept.events[0].event), (11, &fenced(11)));
+    let ids = |page: EventPage| page.events.iter().map(|event| event.id).collect::<Vec<_>>();
+    assert_eq!(ids(opened.events.after(10_008, 1).await.unwrap()), [10_009]);
+    assert_eq!(ids(opened.events.newest(2).await.unwrap()), [10_009, 10_010]);
+    assert_eq!(opened.events.after(10_010, 5).await.unwrap().end, 10_010);
     let hard = Hard { epoch: ControllerEpoch(1), ..opened.hard.clone() };
     opened.meta.persist(&hard).unwrap();
     close(opened).await;

@@ -69,6 +69,28 @@ fn a_topic_is_created_once_and_seen_by_every_broker() {
 }
 
 #[test]
+fn requests_that_come_together_are_committed_in_one_image() {
+    let mut cluster = Cluster::ready(&[1, 2, 3]);
+    cluster.run(6_000);
+    let before = cluster.image(3).at.version;
+    let all = (1..=50).map(|number| {
+        let name = TopicName::try_from(format!("t{}", number % 49).as_str()).unwrap();
+        let (id, config) = (TopicId(Uuid::from_u128(900 + number)), fixture::config(3, 2));
+        let command =
+            Command::CreateTopic { name, id, partitions: 1, config, leader: None, take_ownership: false };
+        (Ticket(u64::MAX - u64::try_from(number).unwrap()), command)
+    });
+    let all: Vec<_> = all.collect();
+    cluster.give(b(3), Input::ProposeAll(all));
+    cluster.until(3_000, |cluster| cluster.replies.len() == 50);
+    let changed: Vec<_> = cluster.replies.values().map(|reply| reply.as_ref().unwrap().changed).collect();
+    assert_eq!(changed.iter().filter(|changed| **changed).count(), 49, "the same topic twice is one");
+    assert_eq!(cluster.image(3).at.version, before + 1);
+    let led = |id| cluster.image(3).partitions().filter(|(_, _, entry)| entry.leader == Some(b(id))).count();
+    assert!((1..=3).all(|id| led(id) >= 16), "placed evenly, each by what came before it");
+}
+
+#[test]
 fn heartbeats_alone_write_nothing_to_disk() {
     let mut cluster = Cluster::ready(&[1, 2, 3]);
     cluster.run(2_000);
@@ -143,7 +165,10 @@ fn a_stopping_broker_loses_its_leaderships_before_it_stops() {
     let took = cluster.until(1_000, stopped);
     assert!(took <= 20, "{took} ms");
     assert!(!leaders(cluster.image(3)).contains(&Some(b(1))));
-    assert!(!cluster.events(3).contains(&Event::Fenced { broker: b(1) }), "a planned stop is no failure");
+    assert!(
+        !cluster.events(3).contains(&Event::BrokerSilent { broker: b(1) }),
+        "a planned stop is no failure"
+    );
 }
 
 #[test]

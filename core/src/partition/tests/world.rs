@@ -133,14 +133,7 @@ impl World {
         };
         let topic = TopicEntry {
             name: TopicName::try_from("t").unwrap(),
-            config: TopicConfig {
-                replication_factor: 3,
-                min_isr: 2,
-                retention_ms: None,
-                retention_bytes: None,
-                compact: false,
-                owner: None,
-            },
+            config: TopicConfig::with_copies(3, 2),
             partitions: vec![entry; partitions],
         };
         let image = Image {
@@ -500,6 +493,7 @@ fn register(image: &mut Image, id: u32, run: RunId, volume: u128) {
         peer_base: String::new(),
         zone: None,
         versions: (1, 1),
+        sealed: None,
         state: BrokerState::Active,
         draining: false,
     };

@@ -49,6 +49,9 @@ pub struct BrokerDescription {
     pub controller: bool,
     /// Failure domain.
     pub zone: Option<String>,
+    /// Whether it seals the records that it stores (encryption at rest); `null`: it did not say.
+    #[serde(default)]
+    pub sealed: Option<bool>,
     /// Partitions that it leads.
     pub leads: usize,
     /// Partitions that it holds.
