@@ -10,7 +10,9 @@ use futures::StreamExt;
 use pubsub_client::Client;
 use pubsub_client::admin::Guard;
 use pubsub_client::transport::{CallError, Request};
-use pubsub_core::wire::admin::{AlterTopicRequest, CreateTopicRequest, TopicCreated, TopicDescription};
+use pubsub_core::wire::admin::{
+    AlterTopicRequest, CreateTopicRequest, Metadata, TopicCreated, TopicDescription,
+};
 use pubsub_core::wire::error::ErrorCode;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -249,12 +251,12 @@ impl Looker {
             return Ok(Arc::clone(facts));
         }
         let list = self.client.admin().brokers().await?;
-        let metadata: Value = self.client.transport().json(Request::get("/metadata")).await?;
+        let metadata: Metadata = self.client.transport().json(Request::get("/metadata")).await?;
         let facts = Arc::new(Observed {
             topic: None,
             controller: list.leader_id.is_some(),
             brokers: list.brokers,
-            cluster_id: metadata.get("cluster_id").and_then(Value::as_str).map(str::to_owned),
+            cluster_id: metadata.cluster_id.map(|id| id.to_string()),
         });
         self.cluster = Some((Instant::now(), Arc::clone(&facts)));
         Ok(facts)

@@ -4,6 +4,8 @@
 //! fails when they differ. What only the brokers can judge is no rule here but a condition ([`crate::status`]): a topic may
 //! be declared before its cluster is up.
 
+#![allow(unreachable_pub, reason = "the derived schema repeats the types in a place that nobody can reach")]
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};

@@ -179,7 +179,7 @@ fn supported(spec: &TopicSpec, observed: &Observed) -> Result<Desired, String> {
         return Err("cleanupPolicy Compact is not offered by these brokers yet; use Delete".to_owned());
     }
     let unlike = |sealed: bool| {
-        let brokers = observed.brokers.iter().filter(|broker| desired::sealed(broker) != Some(sealed));
+        let brokers = observed.brokers.iter().filter(|broker| broker.sealed != Some(sealed));
         brokers.map(|broker| broker.broker_id.to_string()).collect::<Vec<_>>().join(", ")
     };
     match spec.encryption {
@@ -191,7 +191,7 @@ fn supported(spec: &TopicSpec, observed: &Observed) -> Result<Desired, String> {
                 unlike(true)
             ));
         }
-        Encryption::Off if observed.brokers.iter().any(|broker| desired::sealed(broker) == Some(true)) => {
+        Encryption::Off if observed.brokers.iter().any(|broker| broker.sealed == Some(true)) => {
             return Err("encryption is Off, and the brokers encrypt all records; use Inherit".to_owned());
         }
         Encryption::Off => {}

@@ -86,8 +86,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    #[tokio::test(start_paused = true)]
-    async fn of_two_times_the_earlier_one_counts() {
+    #[test]
+    fn of_two_times_the_earlier_one_counts() {
         let now = Instant::now();
         let mut queue = Queue::default();
         queue.ask("a", now + 5 * SECOND);
@@ -99,8 +99,8 @@ mod tests {
         assert_eq!(queue.next(), None, "it was one pass, however often it was asked for");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_asked_for_during_a_pass_is_done_after_it() {
+    #[test]
+    fn what_is_asked_for_during_a_pass_is_done_after_it() {
         let now = Instant::now();
         let mut queue = Queue::default();
         queue.ask("a", now);
@@ -111,8 +111,8 @@ mod tests {
         assert_eq!(queue.take(now), Some("a"));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn whoever_waits_longest_is_next() {
+    #[test]
+    fn whoever_waits_longest_is_next() {
         let now = Instant::now();
         let mut queue = Queue::default();
         queue.ask("a", now + 2 * SECOND);
@@ -123,8 +123,8 @@ mod tests {
         assert_eq!(queue.running(), 3);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn failures_are_counted_in_a_row() {
+    #[test]
+    fn failures_are_counted_in_a_row() {
         let now = Instant::now();
         let mut queue = Queue::default();
         for expected in 1..4 {

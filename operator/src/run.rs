@@ -3,7 +3,7 @@
 use crate::brokers::Brokers;
 use crate::config::Config;
 use crate::controller::{Controller, Pulse};
-use crate::feed::Feed;
+use crate::feed;
 use crate::http::{Probes, serve};
 use crate::kubernetes;
 use crate::lease::LeaseLock;
@@ -50,7 +50,7 @@ pub(crate) async fn run(config: Config, stop: CancellationToken) -> anyhow::Resu
     let context = Arc::new(Context {
         recorder: Recorder::new(kube.clone(), reporter),
         kube,
-        brokers: Brokers::start(client, served.clone()),
+        brokers: Brokers::start(client.clone(), served.clone()),
         metrics: Arc::clone(&metrics),
         config: Arc::clone(&config),
     });
@@ -60,7 +60,7 @@ pub(crate) async fn run(config: Config, stop: CancellationToken) -> anyhow::Resu
             () = stop.cancelled() => break,
         }
         metrics.leading.set(1);
-        act(&context, &pulse, &mut lease, &stop).await?;
+        act(&context, &pulse, &mut lease, &client, &stop).await;
         metrics.leading.set(0);
     }
     lease.release().await;
@@ -83,13 +83,13 @@ async fn act(
     context: &Arc<Context>,
     pulse: &Arc<Pulse>,
     lease: &mut LeaseLock,
+    client: &Client,
     stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let config = &context.config;
+) {
     let lost = CancellationToken::new();
     let (heard, feed) = mpsc::channel(FEED_MAX);
-    let listener = Feed::new(&config.brokers, config.ca_pem.as_deref(), Arc::clone(&context.metrics))?;
-    let listener = tokio::spawn(lost.clone().run_until_cancelled_owned(listener.listen(heard)));
+    let listener = feed::listen(client.clone(), Arc::clone(&context.metrics), heard);
+    let listener = tokio::spawn(lost.clone().run_until_cancelled_owned(listener));
     let controller = Controller::new(Arc::clone(context), Arc::clone(pulse));
     let mut acting = std::pin::pin!(controller.run(feed, stop.clone(), lost.clone()));
     tokio::select! {
@@ -104,5 +104,4 @@ async fn act(
     // It was told to end, and a listener that panicked has nothing to say either.
     let _ = listener.await;
     context.metrics.feed_connected.set(0);
-    Ok(())
 }

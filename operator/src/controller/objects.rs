@@ -172,8 +172,8 @@ mod tests {
         Key { namespace: "n".to_owned(), name: name.to_owned() }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_older_version_that_arrives_late_changes_nothing() {
+    #[test]
+    fn an_older_version_that_arrives_late_changes_nothing() {
         let now = Instant::now();
         let mut objects = Objects::default();
         assert!(objects.put(topic("a", "t", "1", 0, 5), now));
@@ -184,8 +184,8 @@ mod tests {
         assert!(!objects.put(topic("a", "t", "1", 0, 5), now), "the same version again");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn only_what_a_pass_acts_on_asks_for_one() {
+    #[test]
+    fn only_what_a_pass_acts_on_asks_for_one() {
         let now = Instant::now();
         let mut objects = Objects::default();
         objects.put(topic("a", "t", "1", 0, 1), now);
@@ -200,8 +200,8 @@ mod tests {
         assert!(objects.put(changed, now));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_rival_is_the_oldest_other_object_of_the_same_topic() {
+    #[test]
+    fn the_rival_is_the_oldest_other_object_of_the_same_topic() {
         let now = Instant::now();
         let mut objects = Objects::default();
         objects.put(topic("a", "t", "1", 30, 1), now);
@@ -218,8 +218,8 @@ mod tests {
         assert_eq!(objects.rival(&key("a")).map(|owner| owner.name).as_deref(), Some("c"));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_object_that_was_made_anew_is_another_one() {
+    #[test]
+    fn an_object_that_was_made_anew_is_another_one() {
         let now = Instant::now();
         let mut objects = Objects::default();
         objects.put(topic("a", "t", "1", 0, 5), now);

@@ -3,7 +3,7 @@
 use crate::amount;
 use crate::crd::{ByteSize, TopicSpec};
 use pubsub_core::limits::RECORD_BYTES_MAX;
-use pubsub_core::wire::admin::{AlterTopicRequest, BrokerDescription, CreateTopicRequest, TopicDescription};
+use pubsub_core::wire::admin::{AlterTopicRequest, CreateTopicRequest, TopicDescription};
 use serde_json::Value;
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub struct Desired {
     /// Size past which records go; `None` is never.
     pub retention_bytes: Option<u64>,
     /// Largest record; `None` is the brokers' own limit.
-    pub max_record_bytes: Option<u32>,
+    pub max_record_bytes: Option<u64>,
     /// Whether a replica that lacks records may lead.
     pub unclean_election: bool,
 }
@@ -92,7 +92,7 @@ impl Desired {
                 "retention.bytesPerPartition",
                 spec.retention.bytes_per_partition.as_ref(),
             )?,
-            max_record_bytes: max_record_bytes.and_then(|bytes| u32::try_from(bytes).ok()),
+            max_record_bytes,
             unclean_election: spec.unclean_election,
         })
     }
@@ -111,6 +111,8 @@ impl Desired {
             min_isr: self.min_isr,
             retention_ms: self.retention_ms,
             retention_bytes: self.retention_bytes,
+            max_record_bytes: self.max_record_bytes,
+            unclean_election: self.unclean_election.then_some(true),
             owner: Some(owner),
             ..CreateTopicRequest::default()
         }
@@ -137,6 +139,9 @@ impl Desired {
         );
         compare("retention.duration", text(config.retention_ms), text(self.retention_ms));
         compare("retention.bytesPerPartition", text(config.retention_bytes), text(self.retention_bytes));
+        compare("maxRecordBytes", text(config.max_record_bytes), text(self.max_record_bytes));
+        let unclean = (config.unclean_election.to_string(), self.unclean_election.to_string());
+        compare("uncleanElection", Some(unclean.0), Some(unclean.1));
         compare("cleanupPolicy", Some(policy(config.compact)), Some(policy(false)));
         found
     }
@@ -167,6 +172,8 @@ impl Desired {
             retention_ms: differs("retention.duration").then_some(self.retention_ms),
             retention_bytes: differs("retention.bytesPerPartition").then_some(self.retention_bytes),
             compact: differs("cleanupPolicy").then_some(false),
+            max_record_bytes: differs("maxRecordBytes").then_some(self.max_record_bytes),
+            unclean_election: differs("uncleanElection").then_some(self.unclean_election),
             owner: Some(Some(owner)),
         }
     }
@@ -174,9 +181,4 @@ impl Desired {
 
 fn policy(compact: bool) -> String {
     if compact { "Compact" } else { "Delete" }.to_owned()
-}
-
-/// Returns whether a broker encrypts records at rest; `None` if it does not say.
-pub fn sealed(_broker: &BrokerDescription) -> Option<bool> {
-    None
 }

@@ -111,6 +111,16 @@ fn every_setting_that_differs_is_put_right_and_no_other_is_touched() {
             AlterTopicRequest { retention_bytes: Some(None), ..base() },
         ),
         (
+            "maxRecordBytes",
+            with_config(|config| config.max_record_bytes = Some(5)),
+            AlterTopicRequest { max_record_bytes: Some(None), ..base() },
+        ),
+        (
+            "uncleanElection",
+            with_config(|config| config.unclean_election = true),
+            AlterTopicRequest { unclean_election: Some(false), ..base() },
+        ),
+        (
             "cleanupPolicy",
             with_config(|config| config.compact = true),
             AlterTopicRequest { compact: Some(false), ..base() },
@@ -264,4 +274,28 @@ fn the_controller_of_a_cluster_with_one_broker_counts_as_one() {
         Plan::Create(_)
     ));
     assert_eq!(obstacle(&planned(&spec(), &claim(), &one)), Some(Obstacle::InsufficientBrokers));
+}
+
+#[test]
+fn encryption_is_judged_by_what_every_broker_says() {
+    let brokers = |sealed: [Option<bool>; 3]| {
+        let mut observed = settled();
+        for (broker, sealed) in observed.brokers.iter_mut().zip(sealed) {
+            broker.sealed = sealed;
+        }
+        observed
+    };
+    let (yes, no) = (Some(true), Some(false));
+    use Encryption::{Inherit, Off, Required};
+    for (encryption, sealed, fits) in [
+        (Inherit, [yes, no, None], true),
+        (Required, [yes, yes, yes], true),
+        (Required, [yes, yes, no], false),
+        (Required, [yes, yes, None], false),
+        (Off, [no, no, None], true),
+        (Off, [no, no, yes], false),
+    ] {
+        let plan = planned(&TopicSpec { encryption, ..spec() }, &claim(), &brokers(sealed));
+        assert_eq!(objection(&plan).is_none(), fits, "{encryption:?} {sealed:?}: {plan:?}");
+    }
 }
