@@ -312,7 +312,6 @@ fn duration_schema(_: &mut SchemaGenerator) -> Schema {
 fn byte_size_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true,
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
         "maxLength": 16,
         "pattern": "^[1-9][0-9]{0,11}(Ki|Mi|Gi|Ti|k|M|G|T)?$",
     })
