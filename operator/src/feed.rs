@@ -37,27 +37,28 @@ fn heard(observed: Observed) -> Heard {
 pub async fn listen(client: Client, metrics: Arc<Metrics>, to: mpsc::Sender<Heard>) {
     let mut stream = client.admin().follow_events(None);
     let mut backoff = Backoff::start(RETRY);
+    let mut missed = true;
     loop {
-        let said = match stream.next().await {
+        match stream.next().await {
             Ok(observed) => {
                 debug!(?observed, "event heard");
                 if metrics.feed_connected.set(1) == 0 {
                     info!("event feed is heard");
                 }
                 backoff.reset();
-                heard(observed)
+                // Nobody told what happened before this one.
+                let said = if std::mem::take(&mut missed) { Heard::Anything } else { heard(observed) };
+                if to.send(said).await.is_err() {
+                    return;
+                }
             }
             Err(error) => {
                 debug!(%error, "event feed is not there");
                 metrics.feed_connected.set(0);
+                missed = true;
                 // With an endless deadline there is always one more try.
                 backoff.wait(Duration::ZERO).await;
-                // Nothing told what happened meanwhile.
-                Heard::Anything
             }
-        };
-        if to.send(said).await.is_err() {
-            return;
         }
     }
 }
