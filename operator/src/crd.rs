@@ -22,6 +22,9 @@ pub const FINALIZER: &str = "pubsub.dev/topic";
 /// Partitions that the status describes; of topics with more it says `truncated`.
 pub const STATUS_PARTITIONS_MAX: usize = 64;
 
+/// Words that YAML 1.1 takes for booleans and YAML 1.2 does not, as far as a resource might use them.
+const BOOLEANS: [&str; 6] = ["On", "Off", "Yes", "No", "Y", "N"];
+
 /// A topic that the brokers shall have.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -338,7 +341,18 @@ pub fn definition() -> CustomResourceDefinition {
 /// # Errors
 /// None that was ever seen: the definition is a tree of plain values.
 pub fn yaml() -> Result<String, serde_yaml::Error> {
-    serde_yaml::to_string(&definition())
+    let text = serde_yaml::to_string(&definition())?;
+    Ok(text.lines().map(|line| format!("{}\n", quoted(line))).collect())
+}
+
+/// Quotes an element of a list that readers of YAML 1.1, as `kubectl` is one, would take for a boolean.
+fn quoted(line: &str) -> String {
+    match line.split_once("- ") {
+        Some((indent, word)) if indent.trim().is_empty() && BOOLEANS.contains(&word) => {
+            format!("{indent}- '{word}'")
+        }
+        Some(_) | None => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -450,6 +464,14 @@ mod tests {
         assert_eq!(crd.spec.names.short_names, Some(vec!["pst".to_owned()]));
         assert_eq!(crd.spec.names.categories, Some(vec!["pubsub".to_owned()]));
         assert_eq!(FINALIZER.split_once('/').unwrap().0, GROUP);
+    }
+
+    #[test]
+    fn no_word_of_the_definition_is_a_boolean_to_older_readers() {
+        assert_eq!(quoted("    - Off"), "    - 'Off'");
+        assert_eq!(quoted("- Offer"), "- Offer");
+        assert_eq!(quoted("a: b - No"), "a: b - No");
+        assert!(yaml().unwrap().contains("- 'Off'\n"));
     }
 
     #[test]

@@ -43,7 +43,7 @@ async fn specs_that_could_never_work_are_refused_with_what_would_be_right() {
     }
     for good in [
         json!({"maxRecordBytes": 1024, "retention": {"duration": "1d12h", "bytesPerPartition": "10Gi"}}),
-        json!({"topicName": "Some.Name_with-all"}),
+        json!({"topicName": "Some.Name_with-all", "encryption": "Off"}),
         json!({"minInSyncReplicas": 2}),
     ] {
         space.apply(&format!("good-{}", good.to_string().len()), &good).await.unwrap();
