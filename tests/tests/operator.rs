@@ -1,7 +1,6 @@
 //! The operator against a real API server and real brokers: what a person who applies Topics can rely on.
 //!
-//! The tests need `make control-plane` (etcd and kube-apiserver, built once), so they are left out unless asked for:
-//! `make operator`.
+//! The tests need etcd and kube-apiserver (`tests/kind/control-plane.sh`), so they are left out unless asked for: `make operator`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "operator/definition.rs"]
