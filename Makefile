@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run setup test lint fmt docs unit sim model process chaos bench clean
+.PHONY: help operator run setup test lint fmt docs unit sim model process chaos bench clean
 
 # Shared by all checkouts of a machine, so that a fresh clone builds fast.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/pubsub/target
@@ -70,6 +70,10 @@ model: ## Check the models of election and replication, and that each weakened r
 process: ## Run the tests that start real processes
 	cargo build --workspace --bins
 	cargo test -p pubsub-tests $(addprefix --test ,$(PROCESS_TESTS))
+
+operator: ## Test the operator against a real Kubernetes API
+	cargo build --workspace --bins
+	cargo test -p pubsub-tests --test operator -- --include-ignored
 
 chaos: ## Break clusters of real processes by schedule and check them (DURATION, SEED, SCHEDULE)
 	cargo build --workspace --bins

@@ -1,5 +1,6 @@
 //! The harness of the tests that span crates.
 
+pub mod apiserver;
 pub mod chaos;
 pub mod cluster;
 pub mod history;

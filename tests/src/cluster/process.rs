@@ -122,9 +122,25 @@ impl Process {
         log: &Path,
         watchdog: &Arc<Watchdog>,
     ) -> anyhow::Result<Self> {
+        Self::start_with(name, program, &[], environment, log, watchdog)
+    }
+
+    /// As [`Process::start`], with arguments.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_with(
+        name: &str,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(String, String)],
+        log: &Path,
+        watchdog: &Arc<Watchdog>,
+    ) -> anyhow::Result<Self> {
         let output = File::options().create(true).append(true).open(log).context("open the log")?;
         let path = std::env::var_os("PATH").unwrap_or_default();
         let child = Command::new(program)
+            .args(arguments)
             .env_clear()
             .env("PATH", path)
             .env("RUST_BACKTRACE", "1")
