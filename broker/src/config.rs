@@ -152,9 +152,7 @@ impl Args {
         let storage_keys_old = keys_old.collect::<Result<_, _>>().context("PUBSUB_STORAGE_KEYS_OLD")?;
         let port_of = |base: u32, given: Option<u16>, name: &str| match given {
             Some(port) => Ok(port),
-            None => {
-                u16::try_from(base + broker_id).with_context(|| format!("no default for {name}: set it"))
-            }
+            None => u16::try_from(base + broker_id).with_context(|| format!("no default for {name}: set it")),
         };
         let discovery_url = self.discovery_url.or_else(|| std::env::var("DISCOVERY_SERVICE_URL").ok());
         let discovery_url = discovery_url.unwrap_or_else(|| "http://127.0.0.1:9090".to_owned());
@@ -269,7 +267,8 @@ mod tests {
 
     #[test]
     fn a_name_without_a_number_and_an_id_that_contradicts_it_are_refused() {
-        for name in ["broker", "broker-", "broker-x", "broker0", "x-1000000", "x-4294967295", "x-4294967296"] {
+        for name in ["broker", "broker-", "broker-x", "broker0", "x-1000000", "x-4294967295", "x-4294967296"]
+        {
             assert!(broker_id(None, Some(name)).is_err(), "{name}");
         }
         assert!(parse(&["--broker-name", "b-2", "--broker-id", "3"]).is_ok());

@@ -22,7 +22,8 @@ fn program(name: &str) -> PathBuf {
     });
     let cached = cache.join("bin").join(name);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::iter::once(cached).chain(std::env::split_paths(&path).map(|directory| directory.join(name)));
+    let found =
+        std::iter::once(cached).chain(std::env::split_paths(&path).map(|directory| directory.join(name)));
     found.into_iter().find(|file| file.is_file()).unwrap_or_else(|| {
         panic!("{name} is missing, which the chart's tests call: `make helm` installs helm")
     })
@@ -78,7 +79,8 @@ pub(crate) fn variants() -> Vec<(String, String)> {
         let name = path.file_name().unwrap().to_str().unwrap().strip_suffix("-values.yaml")?.to_owned();
         Some((name, path.to_str().unwrap().to_owned()))
     };
-    let mut all: Vec<_> = fs::read_dir(root().join("charts/pubsub/ci")).unwrap().filter_map(variant).collect();
+    let mut all: Vec<_> =
+        fs::read_dir(root().join("charts/pubsub/ci")).unwrap().filter_map(variant).collect();
     all.sort();
     assert!(all.len() >= 5, "{all:?}");
     all

@@ -12,7 +12,8 @@ pub(crate) struct Object {
 
 /// Returns the objects of a rendering.
 pub(crate) fn parse(text: &str) -> Vec<Object> {
-    let values = serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap());
+    let values =
+        serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap());
     values.filter(|value| !value.is_null()).map(|value| Object { value }).collect()
 }
 
@@ -59,7 +60,8 @@ impl Object {
     /// Returns the labels of that pod.
     fn pod_labels(&self) -> Option<&Map<String, Value>> {
         self.pod()?;
-        let pointer = if self.kind() == "Pod" { "/metadata/labels" } else { "/spec/template/metadata/labels" };
+        let pointer =
+            if self.kind() == "Pod" { "/metadata/labels" } else { "/spec/template/metadata/labels" };
         self.value.pointer(pointer)?.as_object()
     }
 }
@@ -101,7 +103,8 @@ pub(crate) fn breaches(pod: &Value) -> Vec<String> {
     expect(context["seccompProfile"]["type"] == "RuntimeDefault", "seccompProfile".to_owned());
     expect(context.get("sysctls").is_none(), "sysctls".to_owned());
     for volume in list(pod, "volumes") {
-        let allowed = ["configMap", "emptyDir", "secret", "projected", "downwardAPI", "persistentVolumeClaim"];
+        let allowed =
+            ["configMap", "emptyDir", "secret", "projected", "downwardAPI", "persistentVolumeClaim"];
         let kinds = volume.as_object().unwrap().keys().filter(|key| *key != "name");
         kinds.for_each(|kind| expect(allowed.contains(&kind.as_str()), format!("a volume of kind {kind}")));
     }
@@ -110,7 +113,10 @@ pub(crate) fn breaches(pod: &Value) -> Vec<String> {
         expect(context["allowPrivilegeEscalation"] == false, "allowPrivilegeEscalation".to_owned());
         expect(context["capabilities"] == serde_json::json!({"drop": ["ALL"]}), "capabilities".to_owned());
         expect(context["readOnlyRootFilesystem"] == true, "readOnlyRootFilesystem".to_owned());
-        expect(context.get("privileged").is_none() && context.get("procMount").is_none(), "privileged".to_owned());
+        expect(
+            context.get("privileged").is_none() && context.get("procMount").is_none(),
+            "privileged".to_owned(),
+        );
         expect(list(container, "ports").all(|port| port.get("hostPort").is_none()), "hostPort".to_owned());
         expect(container["resources"]["limits"].get("memory").is_some(), "no bound on memory".to_owned());
     }
@@ -126,7 +132,8 @@ fn matches(selector: &Value, labels: &Map<String, Value>) -> bool {
 fn selectors(object: &Object) -> Vec<(String, Value)> {
     let at = |pointer: &str| object.value.pointer(pointer).cloned();
     let mut found: Vec<(String, Value)> = Vec::new();
-    let mut add = |way: String, selector: Option<Value>| found.extend(selector.map(|selector| (way, selector)));
+    let mut add =
+        |way: String, selector: Option<Value>| found.extend(selector.map(|selector| (way, selector)));
     match object.kind() {
         "Service" => add("selector".to_owned(), at("/spec/selector")),
         "PodDisruptionBudget" => add("selector".to_owned(), at("/spec/selector/matchLabels")),
@@ -135,7 +142,9 @@ fn selectors(object: &Object) -> Vec<(String, Value)> {
             for (number, rule) in list(&object.value["spec"], "ingress").enumerate() {
                 // Peers with a namespace are named by whoever installs the release.
                 let own = list(rule, "from").filter(|peer| peer.get("namespaceSelector").is_none());
-                own.for_each(|peer| add(format!("rule {number}"), peer.pointer("/podSelector/matchLabels").cloned()));
+                own.for_each(|peer| {
+                    add(format!("rule {number}"), peer.pointer("/podSelector/matchLabels").cloned())
+                });
             }
         }
         _ => {}
@@ -175,7 +184,8 @@ pub(crate) fn selectors_that_miss(objects: &[Object]) -> Vec<String> {
                 let labels = other.value.pointer("/metadata/labels").and_then(Value::as_object);
                 other.kind() == "Service" && labels.is_some_and(|labels| matches(selector, labels))
             });
-            let with_port = scraped.filter(|service| list(&service.value["spec"], "ports").any(|p| &p["name"] == port));
+            let with_port =
+                scraped.filter(|service| list(&service.value["spec"], "ports").any(|p| &p["name"] == port));
             if with_port.count() != 1 {
                 misses.push(format!("{object} does not find exactly one Service with that port"));
             }
@@ -186,9 +196,14 @@ pub(crate) fn selectors_that_miss(objects: &[Object]) -> Vec<String> {
 
 /// Returns the names of ports of the pods that a selector finds.
 fn ports(objects: &[Object], selector: &Value) -> BTreeSet<String> {
-    let found = objects.iter().filter(|object| object.pod_labels().is_some_and(|labels| matches(selector, labels)));
+    let found =
+        objects.iter().filter(|object| object.pod_labels().is_some_and(|labels| matches(selector, labels)));
     let containers = found.flat_map(|object| list(object.pod().unwrap(), "containers"));
-    containers.flat_map(|container| list(container, "ports")).filter_map(|port| port["name"].as_str()).map(str::to_owned).collect()
+    containers
+        .flat_map(|container| list(container, "ports"))
+        .filter_map(|port| port["name"].as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Returns names that lead nowhere: ports, accounts, secrets, config maps, roles, the StatefulSet's Service and its volumes.
@@ -200,9 +215,12 @@ pub(crate) fn dangling(objects: &[Object]) -> Vec<String> {
     for object in objects {
         let spec = &object.value["spec"];
         let (selector, named) = match object.kind() {
-            "Service" => (&spec["selector"], list(spec, "ports").map(|port| &port["targetPort"]).collect::<Vec<_>>()),
+            "Service" => {
+                (&spec["selector"], list(spec, "ports").map(|port| &port["targetPort"]).collect::<Vec<_>>())
+            }
             "NetworkPolicy" => {
-                let ports = list(spec, "ingress").flat_map(|rule| list(rule, "ports")).map(|port| &port["port"]);
+                let ports =
+                    list(spec, "ingress").flat_map(|rule| list(rule, "ports")).map(|port| &port["port"]);
                 (&spec["podSelector"]["matchLabels"], ports.collect())
             }
             "StatefulSet" => {
@@ -213,7 +231,9 @@ pub(crate) fn dangling(objects: &[Object]) -> Vec<String> {
             }
             "RoleBinding" | "ClusterRoleBinding" => {
                 let (role, subject) = (&object.value["roleRef"], &object.value["subjects"][0]["name"]);
-                if !exists(role["kind"].as_str().unwrap(), &role["name"]) || !exists("ServiceAccount", subject) {
+                if !exists(role["kind"].as_str().unwrap(), &role["name"])
+                    || !exists("ServiceAccount", subject)
+                {
                     misses.push(format!("{object}: {role} or {subject}"));
                 }
                 (&Value::Null, vec![])
@@ -221,7 +241,8 @@ pub(crate) fn dangling(objects: &[Object]) -> Vec<String> {
             _ => (&Value::Null, vec![]),
         };
         let known = if named.is_empty() { BTreeSet::new() } else { ports(objects, selector) };
-        let unknown = named.into_iter().filter(|port| !port.as_str().is_some_and(|port| known.contains(port)));
+        let unknown =
+            named.into_iter().filter(|port| !port.as_str().is_some_and(|port| known.contains(port)));
         misses.extend(unknown.map(|port| format!("{object}: port {port}")));
         if let Some(pod) = object.pod() {
             misses.extend(dangling_in_pod(object, pod, &exists));
@@ -245,11 +266,17 @@ fn dangling_in_pod(object: &Object, pod: &Value, exists: &dyn Fn(&str, &Value) -
     for container in list(pod, "containers") {
         let ports: Vec<&Value> = list(container, "ports").map(|port| &port["name"]).collect();
         for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
-            if let Some(port) = container.get(probe).map(|probe| &probe["httpGet"]["port"]).filter(|port| !ports.contains(port)) {
+            if let Some(port) = container
+                .get(probe)
+                .map(|probe| &probe["httpGet"]["port"])
+                .filter(|port| !ports.contains(port))
+            {
                 misses.push(format!("{object}: {probe} asks port {port}"));
             }
         }
-        for mount in list(container, "volumeMounts").map(|mount| &mount["name"]).filter(|name| !volumes.contains(name)) {
+        for mount in
+            list(container, "volumeMounts").map(|mount| &mount["name"]).filter(|name| !volumes.contains(name))
+        {
             misses.push(format!("{object}: volume {mount}"));
         }
         for secret in list(container, "env").filter_map(|env| env.pointer("/valueFrom/secretKeyRef/name")) {

@@ -61,7 +61,9 @@ pub(crate) fn differences() -> Vec<String> {
 pub(crate) fn open_objects() -> Vec<String> {
     fn look(at: &str, schema: &Value, found: &mut Vec<String>) {
         let Some(object) = schema.as_object() else { return };
-        if object.contains_key("properties") && object.get("additionalProperties") != Some(&Value::Bool(false)) {
+        if object.contains_key("properties")
+            && object.get("additionalProperties") != Some(&Value::Bool(false))
+        {
             found.push(at.to_owned());
         }
         for (key, value) in object {

@@ -27,10 +27,10 @@
 {{- define "pubsub.topicRules" -}}
 - apiGroups: [pubsub.dev]
   resources: [topics]
-  verbs: [get, list, watch, update, patch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [pubsub.dev]
-  resources: [topics/status, topics/finalizers]
-  verbs: [update, patch]
+  resources: [topics/status]
+  verbs: [patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
