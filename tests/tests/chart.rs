@@ -43,7 +43,9 @@ fn every_variant_renders_as_it_is_kept() {
             Some(_) => "  cluster-secret: RANDOM\n".to_owned(),
             None => format!("{line}\n"),
         };
-        let text: String = render(&["-f", &file]).lines().map(random).collect();
+        // The definition of Topic is long, always the same, and has a test of its own.
+        let args: [&str; 4] = ["-f", &file, "--set", "crds.install=false"];
+        let text: String = render(&args).lines().map(random).collect();
         let kept = root().join(format!("tests/golden/chart/{name}.yaml"));
         if update {
             fs::write(&kept, &text).unwrap();
@@ -360,7 +362,10 @@ fn the_definition_of_topic_is_kept_and_the_same_everywhere() {
     let mut bare = crd.value.clone();
     bare["metadata"].as_object_mut().unwrap().remove("annotations");
     let source = &objects::parse(&read("manifests/crd.yaml"))[0];
-    assert_eq!(bare["spec"], source.value["spec"]);
+    assert_eq!(
+        objects::with_plain_numbers(&bare["spec"]),
+        objects::with_plain_numbers(&source.value["spec"])
+    );
 }
 
 #[test]

@@ -71,6 +71,18 @@ pub(crate) fn pods(objects: &[Object]) -> impl Iterator<Item = (&Object, &Value)
     objects.iter().filter_map(|object| Some((object, object.pod()?)))
 }
 
+/// Returns a value in which 9 and 9.0 are the same: writers of YAML differ in that.
+pub(crate) fn with_plain_numbers(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => number.as_f64().map_or(Value::Null, Value::from),
+        Value::Array(items) => items.iter().map(with_plain_numbers).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (key.clone(), with_plain_numbers(value))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => value.clone(),
+    }
+}
+
 fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value.get(key).and_then(Value::as_array).into_iter().flatten()
 }
