@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help operator run setup test lint fmt docs unit sim model process chaos bench clean
+.PHONY: help operator run setup test lint fmt docs unit sim model process chart helm chaos bench clean
 
 # Shared by all checkouts of a machine, so that a fresh clone builds fast.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/pubsub/target
@@ -34,7 +34,7 @@ REPORT ?= docs/reports
 # Named by what they need: the simulator's begin with `sim`; all but a few of the others start processes.
 TEST_FILES = $(basename $(notdir $(wildcard tests/tests/*.rs)))
 SIM_TESTS = $(filter sim%,$(TEST_FILES))
-PROCESS_TESTS = $(filter-out tidy record_batch $(SIM_TESTS),$(TEST_FILES))
+PROCESS_TESTS = $(filter-out tidy record_batch chart $(SIM_TESTS),$(TEST_FILES))
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,12 @@ process: ## Run the tests that start real processes
 operator: ## Test the operator against a real Kubernetes API
 	cargo build --workspace --bins
 	cargo test -p pubsub-tests --test operator -- --include-ignored
+
+chart: helm ## Render the chart in all variants and check what comes out
+	cargo test -p pubsub-tests --test chart
+
+helm: ## Check for (or build) helm, which the chart's tests call
+	@scripts/helm.sh
 
 chaos: ## Break clusters of real processes by schedule and check them (DURATION, SEED, SCHEDULE)
 	cargo build --workspace --bins
