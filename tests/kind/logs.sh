@@ -6,7 +6,7 @@ use_programs
 export KUBECONFIG=$kubeconfig
 
 directory=${1:?the directory to write to}
-rm -rf "$directory"
+rm -rf "$directory/pods" "$directory/nodes"
 mkdir -p "$directory/pods" "$directory/nodes"
 
 save() {
