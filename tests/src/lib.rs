@@ -1,9 +1,11 @@
 //! The harness of the tests that span crates.
 
+pub mod brokers;
 pub mod chaos;
 pub mod cluster;
 pub mod history;
 pub mod http;
+pub mod kind;
 pub mod proxy;
 pub mod sim;
 pub mod workload;
