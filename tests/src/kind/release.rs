@@ -1,7 +1,7 @@
 //! A release of the chart: its installation, and its brokers as the tests reach them from outside of the cluster.
 
 use super::objects::Namespace;
-use super::{Call, checkout, kubectl, node};
+use super::{Call, checkout, job, kubectl, node};
 use crate::brokers::Brokers;
 use crate::cluster::await_condition::eventually;
 use crate::cluster::leader_answer;
@@ -106,15 +106,24 @@ impl Release {
         self.wait_ready().await;
     }
 
-    /// Upgrades it to so many brokers.
+    /// Upgrades it to so many brokers, and empties those before that go, as the chart's page tells people to.
     ///
     /// # Panics
     /// When that fails.
     pub async fn scale(&self, brokers: u32) {
         assert!(brokers <= BROKERS_MAX, "there are doors for {BROKERS_MAX} brokers");
+        let before = self.brokers.load(Ordering::Relaxed);
+        let leaving: Vec<u32> = (brokers + 1..=before).rev().collect();
+        for id in &leaving {
+            let drain = ["cluster", "drain", &id.to_string(), "--wait"];
+            job::pubsub(&self.namespace, &self.service_url(), &drain).await;
+        }
         // Those that go are not asked any more, and those that come not yet.
         self.brokers.fetch_min(brokers, Ordering::Relaxed);
         self.upgrade(&["--set", &format!("broker.replicaCount={brokers}")]).await;
+        for id in &leaving {
+            self.namespace.wait_gone(&format!("pod/{}", self.pod(*id)), ROLL_DEADLINE).await;
+        }
         self.brokers.store(brokers, Ordering::Relaxed);
         self.wait_ready().await;
     }
