@@ -21,6 +21,10 @@ component=k8s.io/component-base/version
 flags="-s -w -X $component.gitVersion=$kubernetes -X $component.gitMajor=1 -X $component.gitMinor=$minor"
 flags+=" -X $component.gitTreeState=clean -X k8s.io/client-go/pkg/version.gitVersion=$kubernetes"
 flags+=" -X helm.sh/helm/v3/internal/version.version=$helm"
+# What helm takes for the cluster's version where it asks none.
+for package in chartutil lint/rules; do
+    flags+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$minor"
+done
 
 stamp=$(printf '%s\n' "$(go version)" "$flags" | stamp_of go.mod go.sum ./*/main.go)
 output=$cache/programs/$stamp
@@ -63,6 +67,9 @@ fi
 for name in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubeadm kubectl; do
     [ -L "$output/$name" ] || ln -sf kube "$output/$name"
 done
+# Those of other versions are kept for as long as somebody may still work with them.
+touch "$output"
+find "$cache/programs" -mindepth 1 -maxdepth 1 -type d -mtime +14 -exec rm -rf {} +
 # What is called by name lies in one place, whatever it was built of.
 mkdir -p "$cache/bin"
 for file in "$output"/*; do
