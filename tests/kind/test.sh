@@ -40,6 +40,6 @@ use_programs
 export KUBECONFIG=$kubeconfig
 step "suite" suite "$@"
 status=$?
-# A node that comes back knows no Service's address for a moment; what it sends there is refused, and worth knowing.
+# Faults may make some. They were refused, which is what the rule is for, and their number is worth knowing.
 [ "${PUBSUB_KIND_HERMETIC:-1}" != 1 ] || say "packets kept on this machine: $("$kind_directory/cluster.sh" escaped)"
 exit "$status"
