@@ -75,6 +75,8 @@ up() {
     step "keep packets here" seal
     if ! usable "$node_image"; then
         ! exists || step "remove an old cluster" remove
+        # The count begins with the cluster.
+        [ "${PUBSUB_KIND_HERMETIC:-1}" != 1 ] || as_root iptables -w -Z DOCKER-USER
         step "create cluster" create "$node_image"
     fi
     step "nodes, DNS and storage" settled
