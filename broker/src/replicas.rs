@@ -14,7 +14,7 @@ use pubsub_core::control::{Input as ControlInput, Ticket};
 use pubsub_core::ids::{BrokerId, ClusterId, LeaderEpoch, Offset, TopicPartition};
 use pubsub_core::limits::{INBOX_MAX, INFLIGHT_BYTES_MAX};
 use pubsub_core::partition::{
-    Acks, Action, AppendError, Appended, Input, ReplicaView, Replicas, RequestId, WriteId,
+    Acks, Action, AppendError, Appended, Input, ReplicaView, Replicas, RequestId, Role, WriteId,
 };
 use pubsub_core::record::Batch;
 use pubsub_core::wire::internal::{ReplicateReply, ReplicateRequest};
@@ -117,6 +117,26 @@ impl ReplicasHandle {
     pub(crate) async fn storage(&self, healthy: bool) {
         // The task ends only with the process.
         let _ = self.inbox.send(ToReplicas::Input(Box::new(Input::Storage { healthy }))).await;
+    }
+
+    /// Returns whether every in-sync replica still takes this broker for the leader in that term, as of after this call.
+    /// `round` is higher than in any call before.
+    pub(crate) async fn prove(
+        &self,
+        partition: TopicPartition,
+        leader_epoch: LeaderEpoch,
+        round: u64,
+        timeout: Duration,
+    ) -> bool {
+        let Some(mut view) = self.view(partition) else { return false };
+        let leads = |view: &ReplicaView| view.role == Role::Leader && view.leader_epoch == leader_epoch;
+        let proof = async {
+            let input = Box::new(Input::Prove { partition, leader_epoch, round });
+            self.inbox.send(ToReplicas::Input(input)).await.ok()?;
+            let view = view.wait_for(|view| !leads(view) || view.proven >= round).await.ok()?;
+            Some(leads(&view))
+        };
+        tokio::time::timeout(timeout, proof).await.ok().flatten().unwrap_or(false)
     }
 
     /// See [`crate::handle::Broker::view`].

@@ -12,6 +12,7 @@ mod isr;
 mod leader;
 mod link;
 mod log;
+mod proof;
 mod replica;
 mod roles;
 mod rules;
@@ -167,6 +168,16 @@ pub enum Input {
     Storage {
         /// It does.
         healthy: bool,
+    },
+    /// Somebody wants to know that no other broker leads the partition yet. [`ReplicaView::proven`] reaches `round` once
+    /// every in-sync replica has agreed to something that was sent after this.
+    Prove {
+        /// Which.
+        partition: TopicPartition,
+        /// The term that is asked about; nothing happens in any other.
+        leader_epoch: LeaderEpoch,
+        /// Higher than any before in the term.
+        round: u64,
     },
     /// Time passed.
     Tick,
@@ -340,6 +351,8 @@ pub struct ReplicaView {
     pub followers: BTreeMap<BrokerId, Option<Offset>>,
     /// On a follower: when the leader was last heard.
     pub leader_seen: Option<Mono>,
+    /// On a leader: the newest [`Input::Prove`] that every in-sync replica agreed to.
+    pub proven: u64,
 }
 
 /// All replicas of one broker.
@@ -449,6 +462,7 @@ impl Replicas {
             }
             Input::Loaded { to, partition, from, batches } => self.loaded(to, partition, from, batches),
             Input::Storage { healthy } => self.storage_healthy = healthy,
+            Input::Prove { partition, leader_epoch, round } => self.prove(partition, leader_epoch, round),
             Input::Tick => self.fire_timers(),
         }
         self.finish()
@@ -461,7 +475,7 @@ impl Replicas {
 
     /// Returns what there is to see of one replica.
     pub fn view(&self, partition: TopicPartition) -> Option<ReplicaView> {
-        self.replicas.get(&partition).map(Replica::view)
+        self.replicas.get(&partition).map(|replica| replica.view(self.config.me, &self.rules))
     }
 
     fn fire_timers(&mut self) {

@@ -30,6 +30,8 @@ impl Replicas {
         let readable = leading.followers.values().any(|progress| progress.next < log.synced_end);
         if moved {
             self.moved.insert(partition);
+        }
+        if moved || leading.proving > 0 {
             self.seen.insert(partition);
         }
         if moved || readable {

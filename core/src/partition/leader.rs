@@ -24,6 +24,8 @@ pub(super) struct Leading {
     pub(super) alive: u32,
     pub(super) followers: BTreeMap<BrokerId, Progress>,
     pub(super) asked: Option<Asked>,
+    /// Newest round of proof that was asked for; see [`super::Input::Prove`].
+    pub(super) proving: u64,
     pub(super) tail: Tail,
     /// Waiting for the high watermark, in the order of the log.
     pub(super) waiting_all: VecDeque<Waiting>,
@@ -71,6 +73,8 @@ pub(super) struct Progress {
     pub(super) sent_at: Option<Mono>,
     /// When it last proved anything: who is silent does not join, however little there was to prove.
     pub(super) matched_at: Option<Mono>,
+    /// Rounds of proof that had begun when it was sent something last, and those that it has agreed to.
+    pub(super) rounds: super::proof::Rounds,
     /// The one keep-alive timer that counts.
     pub(super) keep_alive_at: Mono,
     /// Nothing is sent before.
@@ -128,6 +132,7 @@ impl Progress {
             high_watermark: None,
             sent_at: None,
             matched_at: None,
+            rounds: super::proof::Rounds::default(),
             keep_alive_at,
             hold_until: 0,
             lag: None,
@@ -151,6 +156,7 @@ impl Leading {
             alive: 0,
             followers: BTreeMap::new(),
             asked: None,
+            proving: 0,
             tail: Tail::default(),
             waiting_all: VecDeque::new(),
             waiting_leader: VecDeque::new(),
@@ -172,18 +178,24 @@ impl Leading {
         if committed < needed {
             return log.high_watermark;
         }
-        let adding = match &self.asked {
-            Some(asked) if !rules.without(Weakening::PendingNotCounted) => Some(asked.adding.keys()),
-            Some(_) | None => None,
-        };
         let mut end = log.synced_end.min(log.end);
-        for member in self.isr.iter().chain(adding.into_iter().flatten()).filter(|member| **member != me) {
-            match self.followers.get(member).and_then(|progress| progress.matched) {
+        for member in self.maximal_isr(rules).filter(|member| *member != me) {
+            match self.followers.get(&member).and_then(|progress| progress.matched) {
                 Some(matched) => end = end.min(matched),
                 None => return log.high_watermark,
             }
         }
         end.max(log.high_watermark)
+    }
+
+    /// Returns everyone whom the controller may elect: the committed ISR, and those whom a wish may have added by now. Some
+    /// may come twice.
+    pub(super) fn maximal_isr(&self, rules: &Rules) -> impl Iterator<Item = BrokerId> + '_ {
+        let adding = match &self.asked {
+            Some(asked) if !rules.without(Weakening::PendingNotCounted) => Some(asked.adding.keys()),
+            Some(_) | None => None,
+        };
+        self.isr.iter().chain(adding.into_iter().flatten()).copied()
     }
 
     /// Takes the publishers that may be answered now.

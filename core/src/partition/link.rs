@@ -218,7 +218,8 @@ impl Replicas {
         if progress.hold_until > now || matches!(progress.load, Load::Asked(_)) {
             return Next::Nothing;
         }
-        let due = progress.sent_at.is_none_or(|sent| sent + pause <= now);
+        let due =
+            progress.sent_at.is_none_or(|sent| sent + pause <= now) || progress.rounds.sent < leading.proving;
         let news = progress.next < log.end
             || progress.matched.is_none()
             || progress.high_watermark != Some(log.high_watermark);
@@ -249,6 +250,7 @@ impl Replicas {
             return Next::NoRoom;
         }
         progress.sent_at = Some(now);
+        progress.rounds.sent = leading.proving;
         if let Some(lag) = &mut progress.lag {
             lag.run(steady);
         }
@@ -312,6 +314,7 @@ impl Replicas {
                 progress.matched = progress.matched.max(Some(match_end));
                 progress.next = match_end;
                 progress.matched_at = Some(now);
+                progress.rounds.agreed = progress.rounds.sent;
                 progress.high_watermark = Some(sent.high_watermark);
                 progress.judge_lag(match_end >= sent.log_end, match_end >= log.end, steady);
                 let used_up = progress.drop_loaded();

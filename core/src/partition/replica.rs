@@ -2,8 +2,10 @@
 
 use super::leader::Leading;
 use super::log::Log;
+use super::rules::Rules;
 use super::{ReplicaView, Role};
 use crate::Mono;
+use crate::ids::BrokerId;
 
 /// One replica held by this broker.
 #[derive(Debug, Default)]
@@ -47,7 +49,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn view(&self) -> ReplicaView {
+    pub(super) fn view(&self, me: BrokerId, rules: &Rules) -> ReplicaView {
         let (role, followers) = match &self.part {
             Part::Offline => (Role::Offline, None),
             Part::Follower => (Role::Follower, None),
@@ -61,6 +63,7 @@ impl Replica {
             log_end: self.log.end,
             followers: followers.into_iter().flat_map(|leading| leading.matches()).collect(),
             leader_seen: self.leader_seen,
+            proven: followers.map_or(0, |leading| leading.proven(me, rules)),
         }
     }
 }

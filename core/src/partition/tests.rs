@@ -2,6 +2,7 @@
 //! and random interleavings.
 #![allow(clippy::unwrap_used)]
 
+mod proofs;
 mod random;
 mod scenarios;
 mod world;
