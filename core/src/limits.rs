@@ -75,6 +75,8 @@ pub const GROUPS_TOPIC: &str = "__groups";
 pub const PROTO: u16 = 1;
 /// A member that is not heard for this long loses its partitions, milliseconds.
 pub const GROUP_SESSION_MS: u64 = 10_000;
+/// Largest record of a group's members, bytes: it is one record of the internal topic.
+pub const GROUP_RECORD_BYTES_MAX: usize = RECORD_BYTES_MAX;
 /// Control messages that wait for one peer; more are dropped, the machines send again.
 pub const MESSAGES_MAX: usize = 256;
 /// Deepest nesting of a JSON value: within what parsers with a recursion limit read back inside of a poll answer.
