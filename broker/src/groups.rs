@@ -14,7 +14,7 @@ use pubsub_core::control::image::{Image, TopicConfig};
 use pubsub_core::control::{Command, Refusal};
 use pubsub_core::group::coordinator::{Groups, partition_of};
 use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Reader};
-use pubsub_core::ids::{BrokerId, LeaderEpoch, TopicId};
+use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicId};
 use pubsub_core::limits::GROUP_PARTITIONS;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,7 +33,7 @@ enum ToGroups {
     Request { partition: u32, request: GroupRequest, reply: oneshot::Sender<Answer> },
     Loaded { partition: u32, leader_epoch: LeaderEpoch, groups: Box<Groups> },
     LoadFailed { partition: u32, leader_epoch: LeaderEpoch },
-    Settled { partition: u32, leader_epoch: LeaderEpoch, sure: bool },
+    Settled { partition: u32, leader_epoch: LeaderEpoch, sure: bool, snapshot_at: Option<Offset> },
 }
 
 /// A way to ask the coordinator of a group, here or elsewhere.

@@ -211,9 +211,7 @@ async fn nothing_is_missed_or_set_back_when_the_coordinator_is_killed() {
     let _alone = alone().await;
     let cluster = CLUSTER.exclusive().await;
     let topic = Topic::create(&cluster, 1, "coordinated", "rf=3&partitions=2").await;
-    // The harness finds the leader of partition 0.
-    let first = |name: &String| partition_of(&Reader::Group(GroupId::try_from(name.clone()).unwrap())) == 0;
-    let name = std::iter::repeat_with(|| unique("g")).find(first).unwrap();
+    let name = of_first_partition().next().unwrap();
     let group = Group { cluster: &cluster, name };
     let mut one = Consumer::start(&cluster, &topic, &group.name, "one");
     let mut two = Consumer::start(&cluster, &topic, &group.name, "two");
@@ -295,4 +293,76 @@ async fn zombie_consumer_commit() {
     committed(14).await;
     let again: Vec<String> = one.seen().iter().filter(|value| !first.contains(*value)).cloned().collect();
     assert!(again.iter().all(|value| second.contains(value)), "{again:?} is finished by another");
+}
+
+/// Returns the names of groups whose coordinator is the one that the harness finds: the leader of partition 0.
+fn of_first_partition() -> impl Iterator<Item = String> {
+    let first = |name: &String| partition_of(&Reader::Group(GroupId::try_from(name.clone()).unwrap())) == 0;
+    std::iter::repeat_with(|| unique("g")).filter(first)
+}
+
+/// Commits offset after offset for a group without members, each until it is acknowledged.
+async fn commit_up_to(urls: Vec<String>, topic: String, group: String, end: u32) {
+    for offset in 0..end {
+        let body = json!({"topic": topic, "group_id": group, "offset": offset});
+        eventually("a commit is taken", TAKEN_OVER, async || {
+            let mut last = None;
+            for url in &urls {
+                let answer = Http::new().post_json(&format!("{url}/commit"), &body).await;
+                match answer {
+                    Ok(answer) if answer.status == 200 => return Ok(()),
+                    other => last = Some(format!("{other:?}")),
+                }
+            }
+            bail!("{last:?}")
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_groups_is_cut_and_gives_everything_back() {
+    const COMMITS: u32 = 700;
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let topic = Topic::create(&cluster, 1, "often", "rf=3").await;
+    publish(&topic, 1, 1, COMMITS, "a").await;
+    let groups: Vec<Group<'_>> =
+        of_first_partition().take(6).map(|name| Group { cluster: &cluster, name }).collect();
+    let internal = Topic::named(&cluster, GROUPS_TOPIC);
+    let work: Vec<_> = groups
+        .iter()
+        .map(|group| {
+            let urls = cluster.urls();
+            tokio::spawn(commit_up_to(urls, topic.name.clone(), group.name.clone(), COMMITS))
+        })
+        .collect();
+    let start = async |via: u32| {
+        let url = format!("{}/replicas/{GROUPS_TOPIC}", cluster.url(via));
+        let answer = Http::new().try_send("GET", &url, Content::default(), Duration::from_secs(8)).await?;
+        ensure!(answer.status == 200, "{answer}");
+        let part = answer.json()["partitions"][0].clone();
+        let offset = |name: &str| part[name].as_u64().with_context(|| format!("{name} in {part}"));
+        Ok((offset("log_start")?, offset("log_end")?))
+    };
+    eventually("the log is cut", Duration::from_secs(60), async || {
+        let (start, end) = start(2).await?;
+        if start > 0 { Ok(()) } else { bail!("it ends at {end}") }
+    })
+    .await;
+    let coordinator = internal.leader().await;
+    cluster.kill9(coordinator);
+    for work in work {
+        work.await.unwrap();
+    }
+    let via = cluster.others(coordinator)[0];
+    let (start, end) = eventually("the internal topic is shown", TAKEN_OVER, async || start(via).await).await;
+    assert!(end - start < 3_500, "of {end} records {} are kept", end - start);
+    cluster.start_broker(coordinator);
+    cluster.wait_broker_ready(coordinator).await;
+    for group in &groups {
+        let committed =
+            eventually("positions are told", TAKEN_OVER, async || group.committed(coordinator).await).await;
+        assert_eq!(committed, BTreeMap::from([(0, i64::from(COMMITS) - 1)]), "{}", group.name);
+    }
 }

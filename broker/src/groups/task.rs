@@ -14,9 +14,10 @@ use pubsub_core::control::image::Image;
 use pubsub_core::group::GroupRequest;
 use pubsub_core::group::coordinator::{Action, Groups, Input};
 use pubsub_core::group::records::Record;
-use pubsub_core::ids::{BrokerId, LeaderEpoch, TopicId, TopicPartition};
+use pubsub_core::ids::{BrokerId, LeaderEpoch, Offset, TopicId, TopicPartition};
 use pubsub_core::limits::INBOX_MAX;
 use pubsub_core::partition::Acks;
+use pubsub_core::record::Batch;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,10 +175,10 @@ impl GroupsTask {
                     self.images.mark_changed();
                 }
             }
-            ToGroups::Settled { partition, leader_epoch, sure } => {
+            ToGroups::Settled { partition, leader_epoch, sure, snapshot_at } => {
                 // What an earlier term waited for was answered when the term ended.
                 if self.coordinated.get(&partition).map(Coordinated::leader_epoch) == Some(leader_epoch) {
-                    self.step(partition, Input::Settled { sure });
+                    self.step(partition, Input::Settled { sure, snapshot_at });
                 }
             }
         }
@@ -193,7 +194,7 @@ impl GroupsTask {
                 let now = self.now();
                 // The first ends what is under way, the second what waits for it.
                 for _ in 0..2 {
-                    let actions = groups.step(now, Input::Settled { sure: false });
+                    let actions = groups.step(now, Input::Settled { sure: false, snapshot_at: None });
                     actions.into_iter().for_each(|action| self.answer(action));
                 }
             }
@@ -242,7 +243,10 @@ impl GroupsTask {
         for action in groups.step(now, input) {
             match action {
                 Action::Reply { .. } => self.answer(action),
-                Action::Append { records } => self.append(partition, leader_epoch, &records),
+                Action::Append { records, snapshot } => {
+                    self.append(partition, leader_epoch, &records, &snapshot);
+                }
+                Action::Trim { to } => self.trim(partition, leader_epoch, to),
                 Action::Confirm => self.confirm(partition, leader_epoch),
                 Action::Reload => {
                     self.drop_partition(partition);
@@ -268,23 +272,38 @@ impl GroupsTask {
         Some(TopicPartition { topic, partition })
     }
 
-    fn append(&self, partition: u32, leader_epoch: LeaderEpoch, records: &[Record]) {
-        let batches = batches_of(records);
+    fn append(&self, partition: u32, leader_epoch: LeaderEpoch, records: &[Record], snapshot: &[Record]) {
+        let (before, behind) = (batches_of(records), batches_of(snapshot));
         let at = self.topic_partition(partition);
         let (replicas, to_self) = (self.replicas.clone(), self.to_self.clone());
         tokio::spawn(async move {
-            let mut sure = at.is_some();
-            for (batch, at) in batches.into_iter().zip(at.into_iter().cycle()) {
-                // A later term has replayed newer records, which these must not be written behind.
-                let only_if = OnlyIf { log_end: None, leader_epoch: Some(leader_epoch) };
-                sure = sure && replicas.append(at, batch, Acks::All, only_if, ONE_TRY).await.is_ok();
-                if !sure {
-                    break;
+            let append = async |batches: Vec<Batch>| {
+                let mut first = None;
+                for batch in batches {
+                    // A later term has replayed newer records, which these must not be written behind.
+                    let only_if = OnlyIf { log_end: None, leader_epoch: Some(leader_epoch) };
+                    let appended = replicas.append(at?, batch, Acks::All, only_if, ONE_TRY).await.ok()?;
+                    first = first.or(Some(appended.base_offset));
                 }
-            }
+                Some(first)
+            };
+            let snapshot_at = match append(before).await {
+                Some(_) => append(behind).await,
+                None => None,
+            };
+            let sure = snapshot_at.is_some();
+            let item =
+                ToGroups::Settled { partition, leader_epoch, sure, snapshot_at: snapshot_at.flatten() };
             // The task ends only with the process.
-            let _ = to_self.send(ToGroups::Settled { partition, leader_epoch, sure }).await;
+            let _ = to_self.send(item).await;
         });
+    }
+
+    fn trim(&self, partition: u32, leader_epoch: LeaderEpoch, to: Offset) {
+        let Some(at) = self.topic_partition(partition) else { return };
+        let replicas = self.replicas.clone();
+        tracing::debug!(partition, to, "the log of groups was cut");
+        tokio::spawn(async move { replicas.trim(at, leader_epoch, to).await });
     }
 
     fn confirm(&self, partition: u32, leader_epoch: LeaderEpoch) {
@@ -296,7 +315,8 @@ impl GroupsTask {
                 None => false,
             };
             // The task ends only with the process.
-            let _ = to_self.send(ToGroups::Settled { partition, leader_epoch, sure }).await;
+            let _ =
+                to_self.send(ToGroups::Settled { partition, leader_epoch, sure, snapshot_at: None }).await;
         });
     }
 }

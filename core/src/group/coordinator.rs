@@ -6,14 +6,18 @@
 //! leads the partition: a successor may have moved positions on. An append that fails leaves nobody knowing what the log
 //! holds; the machine then asks to be replaced by one that reads the log again.
 
-use super::membership::{Joining, Membership};
+mod compaction;
+mod requests;
+
+use super::membership::Membership;
 use super::positions::Positions;
-use super::records::{self, Finished, Key, Position, Record};
-use super::{GroupDescription, GroupError, GroupMember, GroupReply, GroupRequest, Reader};
+use super::records::{self, Finished, Key, Record};
+use super::{GroupError, GroupReply, GroupRequest, Reader};
 use crate::Mono;
-use crate::control::Ticket;
-use crate::ids::{ConsumerId, GroupId, TopicId};
-use crate::limits::{GROUP_PARTITIONS, GROUP_SESSION_MS, INBOX_MAX, PARTITIONS_MAX};
+use crate::control::{Ticket, Weakening};
+use crate::ids::{GroupId, Offset, TopicId};
+use crate::limits::{GROUP_PARTITIONS, GROUP_SESSION_MS, INBOX_MAX};
+use compaction::LogSize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Returns the partition of the internal topic whose leader coordinates `reader`.
@@ -40,6 +44,8 @@ pub enum Input {
     Settled {
         /// The records are committed, or the proof is there; `false`: nobody knows.
         sure: bool,
+        /// Where the snapshot of the append begins, if it has one and is committed.
+        snapshot_at: Option<Offset>,
     },
     /// Topics are deleted; nobody reads them any more.
     Deleted {
@@ -55,6 +61,13 @@ pub enum Action {
     Append {
         /// Key and value; no value takes the key back.
         records: Vec<Record>,
+        /// To be appended behind `records`, in batches of their own: everything that is known. Mostly empty.
+        snapshot: Vec<Record>,
+    },
+    /// Have the log start here: whatever is before is written again, or no longer true.
+    Trim {
+        /// Where the newest committed snapshot begins.
+        to: Offset,
     },
     /// Prove that every in-sync replica still takes this broker for the leader; then give [`Input::Settled`].
     Confirm,
@@ -78,11 +91,19 @@ struct Waiting {
     changes: bool,
 }
 
+impl Waiting {
+    fn answer(self, outcome: Result<(), GroupError>) -> Action {
+        Action::Reply { ticket: self.ticket, result: outcome.and(self.result) }
+    }
+}
+
 /// What is settled together.
 #[derive(Debug, Default)]
 struct Round {
     records: Vec<Record>,
     replies: Vec<Waiting>,
+    /// Whether it is an append, and no mere proof.
+    appends: bool,
 }
 
 /// The groups of one partition of the internal topic.
@@ -93,11 +114,15 @@ pub struct Groups {
     /// Groups that have members.
     groups: BTreeMap<GroupId, Membership>,
     positions: Positions,
+    /// Records that are not understood, as they are: a later version wrote them, and will want them back.
+    foreign: BTreeMap<Vec<u8>, Vec<u8>>,
+    log: LogSize,
     deleted: BTreeSet<TopicId>,
     /// When sessions were last looked through for groups that nobody reads for any more.
     swept: Mono,
     under_way: Option<Round>,
     next: Round,
+    weakened: Vec<Weakening>,
 }
 
 impl Groups {
@@ -106,24 +131,56 @@ impl Groups {
         Self::default()
     }
 
-    /// Takes one committed record of the partition's log, oldest first. Records that are not understood are passed over:
+    /// Makes one that cuts its log with `spare_bytes` besides twice what is true, and does without some of its rules:
+    /// for tests.
+    pub fn with(spare_bytes: usize, weakened: Vec<Weakening>) -> Self {
+        Self { log: LogSize::with(spare_bytes), weakened, ..Self::default() }
+    }
+
+    fn without(&self, rule: Weakening) -> bool {
+        cfg!(feature = "weakened") && self.weakened.contains(&rule)
+    }
+
+    /// Takes one committed record of the partition's log, oldest first. Records that are not understood are only kept:
     /// a later version may have written them.
     pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) {
-        match Key::parse(key) {
-            Some(Key::Group(group)) => match value.map(serde_json::from_slice::<Membership>) {
-                Some(Ok(membership)) => {
-                    self.epochs = self.epochs.max(membership.epoch);
-                    self.groups.insert(group, membership);
+        self.log.add(key, value);
+        self.foreign.remove(key);
+        let understood = match Key::parse(key) {
+            Some(Key::Barrier) => true,
+            Some(Key::Epochs) => match value.map(serde_json::from_slice::<u64>) {
+                Some(Ok(epochs)) => {
+                    self.epochs = self.epochs.max(epochs);
+                    true
                 }
-                Some(Err(_)) => {}
-                None => drop(self.groups.remove(&group)),
+                Some(Err(_)) => false,
+                None => true,
             },
+            Some(Key::Group(group)) => self.replay_group(group, value),
             Some(Key::Position(position)) => match value.map(serde_json::from_slice::<Finished>) {
                 Some(Ok(finished)) => self.positions.replay(position, Some(finished)),
-                Some(Err(_)) => {}
+                Some(Err(_)) => false,
                 None => self.positions.replay(position, None),
             },
-            None => {}
+            None => key.is_empty(),
+        };
+        if let (false, Some(value)) = (understood, value) {
+            self.foreign.insert(key.to_vec(), value.to_vec());
+        }
+    }
+
+    fn replay_group(&mut self, group: GroupId, value: Option<&[u8]>) -> bool {
+        match value.map(serde_json::from_slice::<Membership>) {
+            Some(Ok(membership)) => {
+                self.epochs = self.epochs.max(membership.epoch);
+                self.groups.insert(group, membership);
+                true
+            }
+            Some(Err(_)) => false,
+            None => {
+                self.groups.remove(&group);
+                true
+            }
         }
     }
 
@@ -131,7 +188,10 @@ impl Groups {
     /// who was alive and this one does not.
     pub fn begin(&mut self, now: Mono) {
         self.swept = now;
-        self.groups.values_mut().for_each(|membership| membership.restart_sessions(now));
+        self.log.opened(&self.snapshot());
+        if !self.without(Weakening::SessionsOfBefore) {
+            self.groups.values_mut().for_each(|membership| membership.restart_sessions(now));
+        }
     }
 
     /// Takes one input and returns what must be done, in order.
@@ -148,7 +208,7 @@ impl Groups {
                 let changes = self.next.records.len() > before;
                 self.next.replies.push(Waiting { ticket, result, changes });
             }
-            Input::Settled { sure } => self.settled(sure, &mut actions),
+            Input::Settled { sure, snapshot_at } => self.settled(sure, snapshot_at, &mut actions),
             Input::Deleted { topics } => self.drop_topics(topics),
         }
         self.start_round(&mut actions);
@@ -160,35 +220,40 @@ impl Groups {
             return;
         }
         let mut round = std::mem::take(&mut self.next);
-        let records = std::mem::take(&mut round.records);
-        actions.push(if records.is_empty() {
-            Action::Confirm
+        let snapshot = if self.log.is_due() { self.snapshot() } else { vec![] };
+        if self.without(Weakening::AnswerBeforeCommit) {
+            let replies = std::mem::take(&mut round.replies).into_iter();
+            actions.extend(replies.map(|waiting| waiting.answer(Ok(()))));
+        }
+        round.appends = !round.records.is_empty() || !snapshot.is_empty();
+        actions.push(if round.appends {
+            let records = std::mem::take(&mut round.records);
+            records.iter().for_each(|(key, value)| self.log.add(key, value.as_deref()));
+            if !snapshot.is_empty() {
+                self.log.rewritten(&snapshot);
+            }
+            Action::Append { records, snapshot }
         } else {
-            Action::Append { records: records.clone() }
+            Action::Confirm
         });
-        self.under_way = Some(Round { records, ..round });
+        self.under_way = Some(round);
     }
 
-    fn settled(&mut self, sure: bool, actions: &mut Vec<Action>) {
+    fn settled(&mut self, sure: bool, snapshot_at: Option<Offset>, actions: &mut Vec<Action>) {
         let Some(round) = self.under_way.take() else { return };
-        let reply = |waiting: Waiting, outcome: Result<(), GroupError>| Action::Reply {
-            ticket: waiting.ticket,
-            result: outcome.and(waiting.result),
-        };
         if sure {
-            actions.extend(round.replies.into_iter().map(|waiting| reply(waiting, Ok(()))));
+            actions.extend(round.replies.into_iter().map(|waiting| waiting.answer(Ok(()))));
+            actions.extend(snapshot_at.map(|to| Action::Trim { to }));
             return;
         }
-        let lost = !round.records.is_empty();
         actions.extend(round.replies.into_iter().map(|waiting| {
             let error = if waiting.changes { GroupError::Unknown } else { GroupError::Unavailable };
-            reply(waiting, Err(error))
+            waiting.answer(Err(error))
         }));
-        if lost {
+        if round.appends {
             // What was asked meanwhile was never handed out: it is not done, for certain.
-            let next = std::mem::take(&mut self.next);
-            actions
-                .extend(next.replies.into_iter().map(|waiting| reply(waiting, Err(GroupError::Unavailable))));
+            let next = std::mem::take(&mut self.next).replies.into_iter();
+            actions.extend(next.map(|waiting| waiting.answer(Err(GroupError::Unavailable))));
             actions.push(Action::Reload);
         }
     }
@@ -236,132 +301,6 @@ impl Groups {
             self.note_changes();
         }
         self.deleted = topics;
-    }
-
-    fn request(&mut self, now: Mono, request: GroupRequest) -> Result<GroupReply, GroupError> {
-        match request {
-            GroupRequest::Join {
-                reader: Reader::Group(group),
-                consumer,
-                topic,
-                partitions,
-                standby,
-                held,
-            } => {
-                let consumer = &consumer.ok_or(GroupError::ConsumerRequired)?;
-                self.join(now, group, &Joining { consumer, topic, partitions, standby, held: held.as_ref() })
-            }
-            GroupRequest::Join { reader, topic, partitions, .. } => {
-                let all = 0..partitions.min(PARTITIONS_MAX);
-                let partitions = all.map(|no| (no, self.positions.get(&reader, topic, no))).collect();
-                Ok(GroupReply::Joined { member_epoch: 0, partitions, session_timeout_ms: GROUP_SESSION_MS })
-            }
-            GroupRequest::Leave { group, consumer, topic, member_epoch } => {
-                if let Some(membership) = self.expired(now, &group) {
-                    membership.0.leave((&consumer, topic), member_epoch, membership.1);
-                }
-                self.note_change(&group);
-                Ok(GroupReply::Done)
-            }
-            GroupRequest::Commit { reader, consumer, topic, partition, offset, member_epoch } => {
-                let epoch =
-                    self.may_commit(now, &reader, (consumer.as_ref(), member_epoch), topic, partition)?;
-                let finished = Finished { offset, member_epoch: epoch };
-                let record = self.positions.set(Position(reader, topic, partition), finished);
-                self.next.records.push(record);
-                Ok(GroupReply::Committed { offset })
-            }
-            GroupRequest::Describe { group } => self.describe(now, &group),
-            GroupRequest::List => {
-                let mut names = self.positions.groups();
-                names.extend(self.groups.keys().cloned());
-                Ok(GroupReply::Listed { groups: names.into_iter().collect() })
-            }
-            GroupRequest::Delete { group } => self.delete(now, &group),
-        }
-    }
-
-    /// Returns a group after the sessions that are over have ended, with the count of epochs.
-    fn expired(&mut self, now: Mono, group: &GroupId) -> Option<(&mut Membership, &mut u64)> {
-        let membership = self.groups.get_mut(group)?;
-        membership.expire(now, &mut self.epochs);
-        Some((membership, &mut self.epochs))
-    }
-
-    fn join(&mut self, now: Mono, group: GroupId, joining: &Joining<'_>) -> Result<GroupReply, GroupError> {
-        let membership = self.groups.entry(group.clone()).or_default();
-        membership.expire(now, &mut self.epochs);
-        let joined = membership.join(now, joining, &mut self.epochs);
-        let member_epoch = membership.epoch;
-        self.note_change(&group);
-        let reader = Reader::Group(group);
-        let place = |no| (no, self.positions.get(&reader, joining.topic, no));
-        let partitions = joined?.into_iter().map(place).collect();
-        Ok(GroupReply::Joined { member_epoch, partitions, session_timeout_ms: GROUP_SESSION_MS })
-    }
-
-    /// Returns the epoch that a commit is made in.
-    fn may_commit(
-        &mut self,
-        now: Mono,
-        reader: &Reader,
-        (consumer, member_epoch): (Option<&ConsumerId>, Option<u64>),
-        topic: TopicId,
-        partition: u32,
-    ) -> Result<u64, GroupError> {
-        let Reader::Group(group) = reader else { return Ok(0) };
-        let owns = self.expired(now, group).filter(|(membership, _)| !membership.is_empty()).map(|found| {
-            let named = consumer.filter(|name| found.0.owns(now, (*name, member_epoch), topic, partition));
-            named.map(|_| found.0.epoch)
-        });
-        self.note_change(group);
-        match owns {
-            Some(owner) => owner.ok_or(GroupError::Fenced),
-            // Who knows an epoch had a membership, which ended.
-            None if member_epoch.is_some() => Err(GroupError::Fenced),
-            None => Ok(0),
-        }
-    }
-
-    fn delete(&mut self, now: Mono, group: &GroupId) -> Result<GroupReply, GroupError> {
-        let live = self.expired(now, group).is_some_and(|(membership, _)| !membership.is_empty());
-        self.note_change(group);
-        if live {
-            return Err(GroupError::NotEmpty);
-        }
-        let of = Reader::Group(group.clone());
-        let records = self.positions.forget(|reader, _| *reader == of);
-        if records.is_empty() {
-            return Err(GroupError::NotFound);
-        }
-        self.next.records.extend(records);
-        Ok(GroupReply::Done)
-    }
-
-    fn describe(&mut self, now: Mono, group: &GroupId) -> Result<GroupReply, GroupError> {
-        let mut members: BTreeMap<ConsumerId, GroupMember> = BTreeMap::new();
-        let mut epoch = 0;
-        if let Some((membership, _)) = self.expired(now, group) {
-            epoch = membership.epoch;
-            for (topic, sharing) in &membership.topics {
-                for (consumer, member) in &sharing.members {
-                    let entry = members.entry(consumer.clone()).or_insert_with(|| GroupMember {
-                        consumer: consumer.clone(),
-                        assigned: vec![],
-                        expires_in_ms: 0,
-                    });
-                    entry.assigned.extend(member.assigned.keys().map(|partition| (*topic, *partition)));
-                    entry.expires_in_ms = entry.expires_in_ms.max(member.expires.saturating_sub(now));
-                }
-            }
-        }
-        self.note_change(group);
-        let committed = self.positions.of(group);
-        if members.is_empty() && committed.is_empty() {
-            return Err(GroupError::NotFound);
-        }
-        let members = members.into_values().collect();
-        Ok(GroupReply::Described(GroupDescription { epoch, members, committed }))
     }
 }
 

@@ -25,12 +25,18 @@ impl Positions {
         record
     }
 
-    /// Takes a position from the log.
-    pub(super) fn replay(&mut self, position: Position, finished: Option<Finished>) {
+    /// Takes a position from the log; returns that it was understood.
+    pub(super) fn replay(&mut self, position: Position, finished: Option<Finished>) -> bool {
         match finished {
             Some(finished) => drop(self.finished.insert(position, finished)),
             None => drop(self.finished.remove(&position)),
         }
+        true
+    }
+
+    /// Returns the records of all positions.
+    pub(super) fn all(&self) -> impl Iterator<Item = Record> {
+        self.finished.iter().map(|(position, finished)| of_position(position, Some(*finished)))
     }
 
     /// Returns a group's positions: topic, partition, offset.

@@ -1,7 +1,8 @@
 //! The records of the internal topic: what they are called and what they hold.
 //!
 //! `g/<group>` holds a group's members and what they read, `o/<group>/<topic id>/<partition>` a position of a group,
-//! `c/<consumer>/…` one of a consumer without a group, and `a/…` one of nobody in particular. A record without a value
+//! `c/<consumer>/…` one of a consumer without a group, and `a/…` one of nobody in particular; `epochs` holds the highest
+//! epoch that any group had, and `barrier` nothing. A record without a value
 //! takes its key back. Members' sessions are not in it: a coordinator that takes over gives everybody a fresh one.
 
 use super::Reader;
@@ -32,15 +33,27 @@ pub(super) struct Finished {
 pub(super) enum Key {
     Group(GroupId),
     Position(Position),
+    /// The highest epoch of any group so far.
+    Epochs,
+    /// Says nothing.
+    Barrier,
 }
 
+const EPOCHS: &str = "epochs";
+const BARRIER: &str = "barrier";
+
 impl Key {
-    /// Reads a key; `None` for those of other versions and for barriers, which say nothing.
+    /// Reads a key; `None` for those of other versions.
     pub(super) fn parse(key: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(key).ok()?;
         if text.starts_with('[') {
             // How positions were called before there were records of groups.
             return serde_json::from_str(text).ok().map(Self::Position);
+        }
+        match text {
+            EPOCHS => return Some(Self::Epochs),
+            BARRIER => return Some(Self::Barrier),
+            _ => {}
         }
         let (kind, rest) = text.split_once('/')?;
         if kind == "g" {
@@ -76,9 +89,14 @@ pub(super) fn of_position(position: &Position, finished: Option<Finished>) -> Re
     (key.into_bytes(), finished.map(|finished| serde_json::to_vec(&finished).expect("plain data")))
 }
 
+/// Returns the record of the highest epoch of any group so far, also of those that are gone.
+pub(super) fn of_epochs(epochs: u64) -> Record {
+    (EPOCHS.as_bytes().to_vec(), Some(serde_json::to_vec(&epochs).expect("a number")))
+}
+
 /// Returns the record that a coordinator writes before it reads its log: once it is committed, so is all before it.
 pub fn barrier() -> Record {
-    (b"barrier".to_vec(), Some(b"{}".to_vec()))
+    (BARRIER.as_bytes().to_vec(), Some(b"{}".to_vec()))
 }
 
 #[cfg(test)]
@@ -113,6 +131,6 @@ mod tests {
 
     #[test]
     fn a_barrier_is_about_nothing() {
-        assert_eq!(Key::parse(&barrier().0), None);
+        assert_eq!(Key::parse(&barrier().0), Some(Key::Barrier));
     }
 }

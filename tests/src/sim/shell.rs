@@ -266,6 +266,9 @@ impl World {
         let start = self.logs.start(partition);
         self.clients.committed(&extended, start)?;
         self.producers.committed(&extended, start)?;
+        if self.is_groups(partition) {
+            self.members.checks.committed(&extended)?;
+        }
         self.check_in_sync(Some(partition))?;
         self.check_copies(id, partition, &extended.batches)?;
         let Some((newest, process)) = self.logs.newest_leader(partition) else { return Ok(()) };
@@ -312,7 +315,7 @@ impl World {
             }
             partition::Action::Answer { id: request, reply } => self.answer(id, request, reply),
             partition::Action::Acked { ticket, result } => {
-                if self.produced(ticket, &result)? {
+                if self.groups_appended(id, serial, ticket, &result)? || self.produced(ticket, &result)? {
                     return Ok(());
                 }
                 let partition = self.clients.publishes.get(&ticket.0).map(|publish| publish.partition);
@@ -321,13 +324,18 @@ impl World {
                 let committed = |partition, offset| logs.publish_at(partition, offset);
                 self.clients.published(ticket, result, committed, excused)?;
             }
-            partition::Action::Confirmed { ticket, leads } => self.confirmed(id, ticket, leads)?,
+            partition::Action::Confirmed { ticket, leads } => {
+                if !self.groups_confirmed(id, serial, ticket, leads)? {
+                    self.confirmed(id, ticket, leads)?;
+                }
+            }
             partition::Action::AlterIsr(request) => {
                 let input = Box::new(control::Input::AlterIsr(request));
                 self.schedule_inner(id, Happening::Control { process: serial, input });
             }
+            partition::Action::Visible { partition, .. } => self.follow_groups(id, partition)?,
             // Seen before.
-            partition::Action::Visible { .. } | partition::Action::Alarm { .. } => {}
+            partition::Action::Alarm { .. } => {}
         }
         Ok(())
     }

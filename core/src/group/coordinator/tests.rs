@@ -3,9 +3,13 @@ mod random;
 
 use super::super::Held;
 use super::*;
+use crate::ids::ConsumerId;
+use crate::limits::{GROUP_LOG_SPARE_BYTES, GROUP_RECORD_FRAME_BYTES};
 use uuid::Uuid;
 
 const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
+
+const SETTLED: Input = Input::Settled { sure: true, snapshot_at: None };
 
 fn group() -> GroupId {
     GroupId::try_from("g").unwrap()
@@ -20,6 +24,8 @@ fn name(name: &str) -> ConsumerId {
 struct World {
     groups: Groups,
     log: Vec<Record>,
+    /// Where the log starts.
+    start: usize,
 }
 
 impl World {
@@ -28,11 +34,12 @@ impl World {
         let mut answer = None;
         while !actions.is_empty() {
             match actions.remove(0) {
-                Action::Append { records } => {
-                    self.log.extend(records);
-                    actions.extend(self.groups.step(now, Input::Settled { sure: true }));
+                Action::Append { records, snapshot } => {
+                    let snapshot_at = self.append(records, snapshot);
+                    actions.extend(self.groups.step(now, Input::Settled { sure: true, snapshot_at }));
                 }
-                Action::Confirm => actions.extend(self.groups.step(now, Input::Settled { sure: true })),
+                Action::Trim { to } => self.start = usize::try_from(to).unwrap(),
+                Action::Confirm => actions.extend(self.groups.step(now, SETTLED)),
                 Action::Reply { result, .. } => answer = Some(result),
                 Action::Reload => panic!("nothing failed"),
             }
@@ -40,10 +47,17 @@ impl World {
         answer.unwrap()
     }
 
+    fn append(&mut self, records: Vec<Record>, snapshot: Vec<Record>) -> Option<u64> {
+        self.log.extend(records);
+        let at = (!snapshot.is_empty()).then(|| u64::try_from(self.log.len()).unwrap());
+        self.log.extend(snapshot);
+        at
+    }
+
     /// The coordinator that takes over.
     fn fail_over(&mut self, now: Mono) {
         self.groups = Groups::new();
-        for (key, value) in &self.log {
+        for (key, value) in &self.log[self.start..] {
             self.groups.replay(key, value.as_deref());
         }
         self.groups.begin(now);
@@ -190,12 +204,11 @@ fn an_answer_waits_for_the_append_that_holds_what_it_says() {
     assert!(matches!(&begun[..], [Action::Append { .. }]), "{begun:?}");
     let describe = GroupRequest::Describe { group: group() };
     assert_eq!(groups.step(0, request(2, describe)), []);
-    let [Action::Reply { ticket: Ticket(1), result: Ok(_) }, Action::Confirm] =
-        &groups.step(1, Input::Settled { sure: true })[..]
+    let [Action::Reply { ticket: Ticket(1), result: Ok(_) }, Action::Confirm] = &groups.step(1, SETTLED)[..]
     else {
         panic!("the commit is answered, and the question is not");
     };
-    let answered = groups.step(2, Input::Settled { sure: true });
+    let answered = groups.step(2, SETTLED);
     assert!(matches!(&answered[..], [Action::Reply { ticket: Ticket(2), result: Ok(_) }]), "{answered:?}");
 }
 
@@ -205,8 +218,8 @@ fn what_is_asked_during_an_append_shares_the_next_one() {
     for ticket in 1..=3 {
         groups.step(0, request(ticket, commit(None, None, i64::try_from(ticket).unwrap())));
     }
-    let actions = groups.step(1, Input::Settled { sure: true });
-    let [Action::Reply { .. }, Action::Append { records }] = &actions[..] else { panic!("{actions:?}") };
+    let actions = groups.step(1, SETTLED);
+    let [Action::Reply { .. }, Action::Append { records, .. }] = &actions[..] else { panic!("{actions:?}") };
     assert_eq!(records.len(), 2);
 }
 
@@ -216,7 +229,7 @@ fn after_an_append_of_unknown_outcome_nothing_is_answered_from_memory() {
     groups.step(0, request(1, commit(None, None, 41)));
     groups.step(0, request(2, commit(None, None, 42)));
     let failed = |ticket, error| Action::Reply { ticket: Ticket(ticket), result: Err(error) };
-    let actions = groups.step(1, Input::Settled { sure: false });
+    let actions = groups.step(1, Input::Settled { sure: false, snapshot_at: None });
     assert_eq!(actions, [failed(1, GroupError::Unknown), failed(2, GroupError::Unavailable), Action::Reload]);
 }
 
@@ -232,7 +245,7 @@ fn a_coordinator_that_can_not_prove_that_it_leads_tells_no_positions() {
         held: None,
     };
     assert_eq!(groups.step(0, request(1, join)), [Action::Confirm]);
-    let actions = groups.step(1, Input::Settled { sure: false });
+    let actions = groups.step(1, Input::Settled { sure: false, snapshot_at: None });
     assert_eq!(actions, [Action::Reply { ticket: Ticket(1), result: Err(GroupError::Unavailable) }]);
 }
 
@@ -262,7 +275,7 @@ fn a_deleted_topic_takes_its_positions_and_readers_along() {
     world.commit(0, None, None, 9).unwrap();
     world.join(0, "a", 1).unwrap();
     let actions = world.groups.step(1, Input::Deleted { topics: BTreeSet::from([TOPIC]) });
-    let [Action::Append { records }] = &actions[..] else { panic!("{actions:?}") };
+    let [Action::Append { records, .. }] = &actions[..] else { panic!("{actions:?}") };
     assert!(records.iter().all(|(_, value)| value.is_none()) && records.len() == 2, "{records:?}");
     assert_eq!(world.position(), -1);
 }
@@ -277,4 +290,64 @@ fn a_deleted_group_is_gone_from_the_log_too() {
     assert_eq!(world.ask(GROUP_SESSION_MS, delete.clone()), Ok(GroupReply::Done));
     world.fail_over(GROUP_SESSION_MS);
     assert_eq!(world.ask(GROUP_SESSION_MS, delete), Err(GroupError::NotFound));
+}
+
+#[test]
+fn a_log_is_cut_where_a_snapshot_of_all_that_is_true_begins() {
+    let mut world = World::default();
+    let (epoch, _) = world.join_with(0, "a", 1, None).unwrap();
+    let other = GroupId::try_from("other").unwrap();
+    let leave = GroupRequest::Leave { group: group(), consumer: name("a"), topic: None, member_epoch: None };
+    world.ask(0, leave).unwrap();
+    let (last, _) = world.join_with(0, "a", 1, None).unwrap();
+    assert!(last > epoch);
+    let position = GroupRequest::Commit {
+        reader: Reader::Group(other.clone()),
+        consumer: None,
+        topic: TOPIC,
+        partition: 5,
+        offset: 77,
+        member_epoch: None,
+    };
+    world.ask(0, position).unwrap();
+    let commits = i64::try_from(3 * GROUP_LOG_SPARE_BYTES / GROUP_RECORD_FRAME_BYTES).unwrap();
+    for offset in 0..commits {
+        world.commit(1, Some("a"), Some(last), offset).unwrap();
+        let held = world.log.len() - world.start;
+        assert!(held < 5_000, "after {offset} commits the log holds {held} records");
+    }
+    assert!(world.start > 0);
+    world.fail_over(2);
+    assert_eq!(world.position(), commits - 1);
+    assert_eq!(world.groups.positions.get(&Reader::Group(other), TOPIC, 5), 77);
+    let held = Held { member_epoch: last, owned: Some(vec![0]) };
+    assert_eq!(world.join_with(3, "a", 1, Some(held)), Ok((last, vec![0])), "the member is still one");
+}
+
+#[test]
+fn a_cut_log_gives_the_name_of_a_group_that_is_gone_no_epoch_twice() {
+    let mut world = World::default();
+    let (first, _) = world.join_with(0, "a", 1, None).unwrap();
+    let leave = GroupRequest::Leave { group: group(), consumer: name("a"), topic: None, member_epoch: None };
+    world.ask(0, leave).unwrap();
+    let snapshot = world.groups.snapshot();
+    world.start = world.log.len();
+    world.log.extend(snapshot);
+    world.fail_over(1);
+    assert!(world.join_with(2, "a", 1, None).unwrap().0 > first);
+}
+
+#[test]
+fn what_a_later_version_wrote_is_kept_as_it_is() {
+    let mut groups = Groups::new();
+    let later = [(&b"z/new"[..], &b"what"[..]), (b"g/odd", b"[1]"), (b"o/odd", b"7")];
+    later.iter().for_each(|(key, value)| groups.replay(key, Some(value)));
+    groups.replay(b"barrier", Some(b"{}"));
+    groups.replay(b"z/gone", Some(b"x"));
+    groups.replay(b"z/gone", None);
+    let snapshot = groups.snapshot();
+    for (key, value) in later {
+        assert!(snapshot.contains(&(key.to_vec(), Some(value.to_vec()))), "{snapshot:?}");
+    }
+    assert_eq!(snapshot.len(), 1 + later.len());
 }

@@ -46,6 +46,8 @@ struct Life {
     without: Option<Without>,
     now: Mono,
     log: Vec<Record>,
+    /// Where the log starts.
+    start: usize,
     /// The last one leads; the others were replaced and do not know it.
     coordinators: Vec<Groups>,
     clients: Vec<Client>,
@@ -63,12 +65,13 @@ impl Life {
         let clients = std::iter::repeat_with(Client::default).take(MEMBERS).collect();
         let coordinators = vec![Groups::new()];
         let (log, told) = (vec![], BTreeMap::new());
-        Self { rng: Rng(seed), without, now: 0, log, coordinators, clients, offset: 0, told }
+        Self { rng: Rng(seed), without, now: 0, log, start: 0, coordinators, clients, offset: 0, told }
     }
 
     fn fresh(&self) -> Groups {
-        let mut groups = Groups::new();
-        for (key, value) in &self.log {
+        // Logs are cut much more often than they would be.
+        let mut groups = Groups::with(1_000, vec![]);
+        for (key, value) in &self.log[self.start..] {
             groups.replay(key, value.as_deref());
         }
         if self.without != Some(Without::FreshSessions) {
@@ -85,13 +88,24 @@ impl Life {
         let mut actions = self.coordinators[at].step(self.now, Input::Request { ticket: Ticket(1), request });
         let mut answer = Err(GroupError::Unavailable);
         while !actions.is_empty() {
+            let mut snapshot_at = None;
             let sure = match actions.remove(0) {
-                Action::Append { records } => {
+                Action::Append { records, snapshot } => {
                     let unknown = replaced || self.rng.chance(10);
-                    if !replaced && (!unknown || self.rng.chance(50)) {
+                    let some = !replaced && (!unknown || self.rng.chance(50));
+                    let all = some && (!unknown || self.rng.chance(50));
+                    if some {
                         self.append(records)?;
                     }
+                    if all {
+                        snapshot_at = (!snapshot.is_empty()).then_some(self.log.len());
+                        self.append(snapshot)?;
+                    }
                     !unknown || self.without == Some(Without::Commit)
+                }
+                Action::Trim { to } => {
+                    self.start = usize::try_from(to).unwrap();
+                    continue;
                 }
                 Action::Confirm => !replaced || self.without == Some(Without::Proof),
                 Action::Reply { result, .. } => {
@@ -108,7 +122,8 @@ impl Life {
                     break;
                 }
             };
-            actions.extend(self.coordinators[at].step(self.now, Input::Settled { sure }));
+            let snapshot_at = snapshot_at.filter(|_| sure).map(|at| u64::try_from(at).unwrap());
+            actions.extend(self.coordinators[at].step(self.now, Input::Settled { sure, snapshot_at }));
         }
         Ok(answer)
     }
@@ -269,18 +284,23 @@ impl Life {
     }
 }
 
-fn live(seed: u64, without: Option<Without>) -> Result<(), Broken> {
+/// Returns where the log starts in the end.
+fn live(seed: u64, without: Option<Without>) -> Result<usize, Broken> {
     let mut life = Life::new(seed, without);
-    (0..300).try_for_each(|_| life.step())
+    (0..300).try_for_each(|_| life.step())?;
+    Ok(life.start)
 }
 
 #[test]
 fn groups_keep_their_promises_through_random_lives() {
+    let mut cut = 0;
     for seed in 0..400 {
-        if let Err(broken) = live(seed, None) {
-            panic!("seed {seed}: {broken}");
+        match live(seed, None) {
+            Ok(start) => cut += usize::from(start > 0),
+            Err(broken) => panic!("seed {seed}: {broken}"),
         }
     }
+    assert!(cut > 100, "{cut} logs were cut");
 }
 
 #[test]
