@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::task::LocalSet;
 
 static CLUSTER: Shared = Shared::new(Settings::default);
 
@@ -28,21 +29,24 @@ const SESSION: Duration = Duration::from_millis(GROUP_SESSION_MS);
 /// Longest wait for what takes a session to end, and the next heartbeats after it.
 const TAKEN_OVER: Duration = Duration::from_secs(20);
 
+/// Lines of a consumer that wait to be looked at: more than any test has it print.
+const LINES_MAX: usize = 10_000;
+
 /// A `pubsub subscribe` that reads for a group.
 struct Consumer {
     child: Child,
-    out: mpsc::UnboundedReceiver<String>,
-    err: mpsc::UnboundedReceiver<String>,
+    out: mpsc::Receiver<String>,
+    err: mpsc::Receiver<String>,
     seen: Vec<String>,
     said: Vec<String>,
 }
 
-fn lines(from: impl AsyncRead + Unpin + Send + 'static) -> mpsc::UnboundedReceiver<String> {
-    let (sender, receiver) = mpsc::unbounded_channel();
+fn lines(from: impl AsyncRead + Unpin + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(LINES_MAX);
     tokio::spawn(async move {
         let mut lines = BufReader::new(from).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            if sender.send(line).is_err() {
+            if sender.send(line).await.is_err() {
                 return;
             }
         }
@@ -330,13 +334,6 @@ async fn the_log_of_groups_is_cut_and_gives_everything_back() {
     let groups: Vec<Group<'_>> =
         of_first_partition().take(6).map(|name| Group { cluster: &cluster, name }).collect();
     let internal = Topic::named(&cluster, GROUPS_TOPIC);
-    let work: Vec<_> = groups
-        .iter()
-        .map(|group| {
-            let urls = cluster.urls();
-            tokio::spawn(commit_up_to(urls, topic.name.clone(), group.name.clone(), COMMITS))
-        })
-        .collect();
     let start = async |via: u32| {
         let url = format!("{}/replicas/{GROUPS_TOPIC}", cluster.url(via));
         let answer = Http::new().try_send("GET", &url, Content::default(), Duration::from_secs(8)).await?;
@@ -345,16 +342,22 @@ async fn the_log_of_groups_is_cut_and_gives_everything_back() {
         let offset = |name: &str| part[name].as_u64().with_context(|| format!("{name} in {part}"));
         Ok((offset("log_start")?, offset("log_end")?))
     };
-    eventually("the log is cut", Duration::from_secs(60), async || {
-        let (start, end) = start(2).await?;
-        if start > 0 { Ok(()) } else { bail!("it ends at {end}") }
-    })
-    .await;
-    let coordinator = internal.leader().await;
-    cluster.kill9(coordinator);
-    for work in work {
-        work.await.unwrap();
+    let work = LocalSet::new();
+    for group in &groups {
+        let (topic, group) = (topic.name.clone(), group.name.clone());
+        work.spawn_local(commit_up_to(cluster.urls(), topic, group, COMMITS));
     }
+    let loss = async {
+        eventually("the log is cut", Duration::from_secs(60), async || {
+            let (start, end) = start(2).await?;
+            if start > 0 { Ok(()) } else { bail!("it ends at {end}") }
+        })
+        .await;
+        let coordinator = internal.leader().await;
+        cluster.kill9(coordinator);
+        coordinator
+    };
+    let (coordinator, ()) = tokio::join!(loss, work);
     let via = cluster.others(coordinator)[0];
     let (start, end) = eventually("the internal topic is shown", TAKEN_OVER, async || start(via).await).await;
     assert!(end - start < 3_500, "of {end} records {} are kept", end - start);
