@@ -19,6 +19,9 @@ endif
 ifdef SEED
 export SIM_SEED := $(SEED)
 endif
+ifdef FAULTS
+export SIM_FAULTS := $(FAULTS)
+endif
 ifdef SCENARIO
 export SIM_SCENARIO := $(SCENARIO)
 endif

@@ -74,6 +74,9 @@ pub struct Args {
     /// Failure domain of this broker.
     #[arg(long, env = "PUBSUB_ZONE")]
     zone: Option<String>,
+    /// As controller, hand the role to a broker with a higher id once that has been back for 30 s.
+    #[arg(long, env = "PUBSUB_PREEMPT")]
+    preempt: bool,
     /// Multiplies every protocol timeout: 1 on a LAN, 3 on a starved machine.
     #[arg(long, env = "PUBSUB_TIMEOUT_SCALE", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=100))]
     timeout_scale: u32,
@@ -119,6 +122,8 @@ pub struct Config {
     pub secret: Option<PeerSecret>,
     /// Failure domain.
     pub zone: Option<String>,
+    /// Hand the controller's role to higher ids that are back.
+    pub preempt: bool,
     /// Multiplies every timeout.
     pub timeout_scale: u32,
     /// Origins that browsers may call from.
@@ -175,6 +180,7 @@ impl Args {
             free_bytes_min: self.min_free_bytes,
             secret,
             zone: self.zone.filter(|zone| !zone.is_empty()),
+            preempt: self.preempt,
             timeout_scale: self.timeout_scale,
             cors_origins: self.cors_origins,
         })

@@ -6,10 +6,11 @@ use super::clients::{Admin, Clients, Publish};
 use super::network::Packet;
 use super::world::{Flow, Happening, Stop, World};
 use pubsub_core::control::image::{BrokerState, Image, PartitionEntry, TopicConfig};
-use pubsub_core::control::{self, Command, Outcome, Refusal, Ticket};
+use pubsub_core::control::{self, Command, Outcome, Refusal, Ticket, Weakening};
 use pubsub_core::ids::{BrokerId, TopicId, TopicName, TopicPartition};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::{self, Acks, AppendError, Appended, ReplicaView, Role};
+use pubsub_core::record::Batch;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -115,6 +116,20 @@ impl World {
         }
     }
 
+    /// Lets a broker's promise file take no more, or take more again.
+    pub fn promises_full(&mut self, id: BrokerId, full: bool) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.promises_full = full;
+        }
+    }
+
+    /// Lets a broker run another program from its next start on, which reads these feature levels.
+    pub fn install(&mut self, id: BrokerId, versions: (u16, u16)) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.versions = versions;
+        }
+    }
+
     /// Lets a broker's clock run fast or slow from its next start on, per mille.
     pub fn drift(&mut self, id: BrokerId, drift: i64) {
         if let Some(node) = self.nodes.get_mut(&id) {
@@ -122,10 +137,52 @@ impl World {
         }
     }
 
+    /// Stops a process for `ms` (SIGSTOP); a frozen one's clock stands still too, as in a paused virtual machine.
+    pub fn pause(&mut self, id: BrokerId, ms: u64, frozen: bool) {
+        let until = self.now + ms;
+        let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
+        node.paused_until = node.paused_until.max(until);
+        if let (true, Some(process)) = (frozen, node.process.as_mut()) {
+            process.clock.freeze(ms);
+            (process.control_tick, process.replicas_tick) = (None, None);
+        }
+        self.note(id, "pause", ms, String::new);
+        self.reschedule(id);
+    }
+
+    /// Lets a stopped process go on.
+    pub fn resume(&mut self, id: BrokerId) {
+        let now = self.now;
+        let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
+        node.paused_until = node.paused_until.min(now);
+    }
+
+    /// Reads what a reader of one replica gets at `from`: whole batches below the high watermark that it shows.
+    pub(crate) fn readable(&self, id: BrokerId, partition: TopicPartition, from: u64) -> Vec<Batch> {
+        let Some(node) = self.nodes.get(&id) else { return Vec::new() };
+        let Some(view) = node.process.as_ref().and_then(|process| process.views.get(&partition)) else {
+            return Vec::new();
+        };
+        let batches =
+            node.disk.written.get(&partition).map_or(&[][..], |log| log.range(from, view.high_watermark));
+        batches.iter().filter(|batch| batch.end_offset() <= view.high_watermark).cloned().collect()
+    }
+
+    /// Gives a broker discovery's map of who is where: peers are added, and none is dropped for being absent.
+    pub fn discover(&mut self, id: BrokerId, map: &[BrokerId]) {
+        let known = self.network.known.entry(id).or_default();
+        if self.setup.weakened.contains(&Weakening::DiscoveryReplaces) {
+            known.clear();
+        }
+        known.extend(map.iter().copied());
+        self.note(id, "discovered", 0, || format!("{map:?}"));
+    }
+
     /// Gives a running broker's control plane an input now.
     pub fn inject(&mut self, id: BrokerId, input: control::Input) {
-        let Some(process) = self.nodes.get(&id).and_then(|node| node.process.as_ref()) else { return };
-        let process = process.serial;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(process) = node.process.as_ref().map(|process| process.serial) else { return };
+        node.stopping |= matches!(input, control::Input::Stop);
         self.schedule(self.now, id, Happening::Control { process, input: Box::new(input) });
     }
 
@@ -279,7 +336,12 @@ impl World {
             self.network.known.insert(*id, self.known_after_healing(*id));
             self.resume(*id);
             self.disk_delay(*id, (1, 4));
+            self.promises_full(*id, false);
             self.inject(*id, control::Input::Storage { healthy: true });
+            if self.nodes[id].stopping {
+                // It would go on its own accord while others are counting on it.
+                self.kill(*id);
+            }
             self.start(*id);
         }
         let start = self.now;

@@ -4,12 +4,12 @@
 use super::checks::{Checked, ensure};
 use super::network::{Body, Packet, kind, role_name};
 use super::world::{Happening, World};
-use pubsub_core::control::{self, Event, Hard, Outcome, Refusal, Ticket, Weakening};
+use pubsub_core::control::{self, Event, Hard, Outcome, Refusal, Ticket};
 use pubsub_core::ids::{BrokerId, StorageId, TopicPartition};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::{self, ReplicaView, RequestId};
 use pubsub_core::record::Batch;
-use pubsub_core::wire::internal::{Message, ReplicateReply, ReplicateRequest};
+use pubsub_core::wire::internal::{Message, ReplicateReply, ReplicateRequest, misdirected};
 
 /// After how long a leader gives up on the answer to a push, ms.
 const PUSH_TIMEOUT_MS: u64 = 1_000;
@@ -79,6 +79,15 @@ impl World {
 
     fn persist(&mut self, id: BrokerId, serial: u64, hard: Hard) -> Checked {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        if node.promises_full && node.disk.hard != hard {
+            // Nothing after a failed write may happen.
+            self.kill(id);
+            return Ok(());
+        }
+        let level = hard.accepted.as_ref().map_or(0, |image| image.feature_level);
+        ensure(level <= node.versions.1, Invariant::M1, || {
+            format!("broker {id} holds metadata of level {level} and would drop what it does not know")
+        })?;
         let settled = self.metadata.persisted(serial, &node.disk.hard, &hard, self.volumes_lost > 0)?;
         node.disk.hard = hard;
         if settled { self.check_in_sync(None) } else { Ok(()) }
@@ -115,6 +124,7 @@ impl World {
             | Event::Resigned { .. }
             | Event::Fenced { .. }
             | Event::Registered { .. }
+            | Event::RolledBack { .. }
             | Event::LeaderChanged { .. }
             | Event::IsrChanged { .. } => Ok(()),
         }
@@ -144,6 +154,11 @@ impl World {
     /// Checks every in-sync replica of the newest image, or of one partition of it (R1).
     fn check_in_sync(&mut self, only: Option<TopicPartition>) -> Checked {
         let Some(image) = self.metadata.newest().cloned() else { return Ok(()) };
+        for node in self.nodes.values_mut() {
+            let run_id = node.process.as_ref().map(|process| process.run_id);
+            let registered = image.brokers.get(&node.id).is_some_and(|entry| Some(entry.run_id) == run_id);
+            node.old_copy &= !registered;
+        }
         if only.is_none() {
             for topic in image.tombstones.keys() {
                 for partition in 0..8 {
@@ -160,7 +175,9 @@ impl World {
                     continue;
                 };
                 // A lost volume stays in the ISR until its successor registers; that is what min_isr is for.
-                if node.disk.hard.storage_id == broker.storage_id {
+                let registered = node.process.as_ref().is_some_and(|process| process.run_id == broker.run_id);
+                let known = node.disk.hard.storage_id == broker.storage_id && (registered || !node.old_copy);
+                if known {
                     self.logs.in_sync(*member, broker.storage_id, partition, &node.disk)?;
                 }
             }
@@ -432,8 +449,9 @@ impl World {
             }
             return;
         }
+        let there = self.network.address(to);
         for way in self.network.ways(&mut self.rng) {
-            self.schedule(self.now + way, to, Happening::Packet(packet.clone()));
+            self.schedule(self.now + way, there, Happening::Packet(packet.clone()));
         }
     }
 
@@ -444,13 +462,11 @@ impl World {
         }
     }
 
-    pub(crate) fn arrive(&mut self, packet: Packet) -> Checked {
-        self.note(packet.to, kind(&packet.body), u64::from(packet.from.0), || {
-            format!("from {}", packet.from)
-        });
-        let Some(node) = self.nodes.get_mut(&packet.to) else { return Ok(()) };
-        let own = node.disk.hard.cluster_id;
-        if own.is_some() && packet.cluster.is_some() && own != packet.cluster {
+    pub(crate) fn arrive(&mut self, at: BrokerId, packet: Packet) -> Checked {
+        self.note(at, kind(&packet.body), u64::from(packet.from.0), || format!("from {}", packet.from));
+        let Some(node) = self.nodes.get_mut(&at) else { return Ok(()) };
+        if misdirected(at, node.disk.hard.cluster_id, packet.to, packet.cluster).is_some() {
+            self.network.misdirected += 1;
             return Ok(());
         }
         let Some(process) = node.process.as_mut() else { return Ok(()) };
@@ -473,26 +489,5 @@ impl World {
                 }
             }
         }
-    }
-
-    /// Gives a broker discovery's map of who is where: peers are added, and none is dropped for being absent.
-    pub fn discover(&mut self, id: BrokerId, map: &[BrokerId]) {
-        let known = self.network.known.entry(id).or_default();
-        if self.setup.weakened.contains(&Weakening::DiscoveryReplaces) {
-            known.clear();
-        }
-        known.extend(map.iter().copied());
-        self.note(id, "discovered", 0, || format!("{map:?}"));
-    }
-
-    /// Reads what a reader of one replica gets at `from`: whole batches below the high watermark that it shows.
-    pub(crate) fn readable(&self, id: BrokerId, partition: TopicPartition, from: u64) -> Vec<Batch> {
-        let Some(node) = self.nodes.get(&id) else { return Vec::new() };
-        let Some(view) = node.process.as_ref().and_then(|process| process.views.get(&partition)) else {
-            return Vec::new();
-        };
-        let batches =
-            node.disk.written.get(&partition).map_or(&[][..], |log| log.range(from, view.high_watermark));
-        batches.iter().filter(|batch| batch.end_offset() <= view.high_watermark).cloned().collect()
     }
 }

@@ -115,6 +115,11 @@ impl LogChecks {
         self.process_gone(broker);
     }
 
+    /// Notes that a volume is an older copy of itself now: what was seen on it is to be looked at again.
+    pub fn rolled_back(&mut self, broker: BrokerId, storage: StorageId) {
+        self.durable.retain(|(id, volume, _), _| (*id, *volume) != (broker, storage));
+    }
+
     /// Notes that a process ended: nothing that it showed binds the next one.
     pub fn process_gone(&mut self, broker: BrokerId) {
         self.shown.retain(|(id, _), _| *id != broker);
