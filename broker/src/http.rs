@@ -97,6 +97,7 @@ fn routes() -> Router<App> {
         .route("/topics/{topic}/records", get(records::records))
         .route("/poll", get(poll::poll))
         .route("/subscribe", post(groups::subscribe))
+        .route("/unsubscribe", post(groups::unsubscribe))
         .route("/commit", post(groups::commit))
         .route("/groups", get(groups::list))
         .route("/groups/{group}", get(groups::describe).delete(groups::remove))

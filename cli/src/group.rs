@@ -91,5 +91,5 @@ fn describe(group: &GroupDetail) -> String {
         ]);
     }
     let members = if group.members.is_empty() { "no members".to_owned() } else { members.to_string() };
-    format!("group {}\n\n{members}\n\n{places}", group.group_id)
+    format!("group {}, epoch {}\n\n{members}\n\n{places}", group.group_id, group.epoch)
 }

@@ -131,6 +131,7 @@ pub(crate) async fn run(args: SubscribeArgs) -> Result<(), Failure> {
     if args.max.is_none() {
         session.info("stopping consumer");
     }
+    session.leave().await;
     outcome
 }
 
@@ -254,6 +255,16 @@ impl Session {
         }
         self.left -= u64::try_from(records.len()).expect("a count fits 64 bits");
         Ok(())
+    }
+
+    /// Leaves the group: the next consumer need not wait for this one's session to end.
+    async fn leave(self) {
+        let quiet = self.quiet;
+        if let Err(error) = self.consumer.leave().await
+            && !quiet
+        {
+            eprintln!("[WARN] the group was not left, its others wait for the session to end: {error}");
+        }
     }
 
     /// Commits what was printed. A commit that fails is told and made up for by the next one.

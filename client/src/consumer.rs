@@ -13,7 +13,10 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use pubsub_core::ids::{BrokerId, InvalidName, Offset};
-use pubsub_core::wire::client::{CommitRequest, Committed, Polled, ReadRecord, SubscribeRequest, Subscribed};
+use pubsub_core::wire::client::{
+    CommitRequest, Committed, Polled, ReadRecord, SubscribeRequest, Subscribed, UnsubscribeRequest,
+    Unsubscribed,
+};
 use pubsub_core::wire::error::ErrorCode;
 use reqwest::Method;
 use std::collections::BTreeMap;
@@ -102,6 +105,10 @@ pub struct Consumer {
     asked: Vec<u32>,
     subscribed_at: Instant,
     session: Duration,
+    /// As the coordinator told it last; `None` while this is no member.
+    member_epoch: Option<u64>,
+    /// Partitions are to be given up: the coordinator does not know yet that this has stopped reading them.
+    releasing: bool,
     refusals: usize,
 }
 
@@ -130,6 +137,8 @@ impl Consumer {
             asked: Vec::new(),
             subscribed_at: Instant::now(),
             session: Duration::ZERO,
+            member_epoch: None,
+            releasing: false,
             refusals: 0,
         };
         consumer.join(true).await?;
@@ -150,7 +159,8 @@ impl Consumer {
     /// [`Consumer::commit`].
     ///
     /// A broker that fails is replaced by another one without a gap and without a repeated record. A membership that
-    /// ended is renewed; places of partitions that stay are kept.
+    /// ended is renewed; places of partitions that stay are kept. When partitions are to go to other members, an empty batch
+    /// is returned first: what was finished in them can be committed until the next call, which gives them up.
     ///
     /// # Errors
     /// See [`ConsumeError`]. The place is kept: calling again goes on behind the last record that was returned.
@@ -161,6 +171,9 @@ impl Consumer {
         loop {
             if self.renewal_due() {
                 self.join(false).await?;
+                if self.releasing {
+                    return Ok(Batch::default());
+                }
             }
             if self.assigned.is_empty() {
                 tokio::time::sleep(STANDBY_PAUSE).await;
@@ -223,8 +236,8 @@ impl Consumer {
     pub async fn commit_to(&mut self, partition: u32, offset: Offset) -> Result<(), ConsumeError> {
         let (group_id, consumer_id) = self.config.reader()?;
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let body =
-            CommitRequest { topic: self.config.topic.clone(), partition, offset, group_id, consumer_id };
+        let (topic, member_epoch) = (self.config.topic.clone(), self.member_epoch);
+        let body = CommitRequest { topic, partition, offset, group_id, consumer_id, member_epoch };
         let sent = self.transport.json::<Committed>(Request::new(Method::POST, "/commit").json(&body)).await;
         match sent {
             Ok(committed) => {
@@ -247,21 +260,61 @@ impl Consumer {
     }
 
     fn renewal_due(&self) -> bool {
-        !self.session.is_zero() && self.subscribed_at.elapsed() > self.session / 2
+        self.releasing || (!self.session.is_zero() && self.subscribed_at.elapsed() > self.session / 3)
+    }
+
+    /// Leaves the group, so that others take its partitions over at once. What is not committed is read again by them.
+    ///
+    /// # Errors
+    /// As [`Consumer::commit`]; the membership then ends with its session.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether the group was left.
+    pub async fn leave(mut self) -> Result<(), ConsumeError> {
+        self.in_flight.clear();
+        let (Some(group_id), Some(consumer_id)) = self.config.reader()? else { return Ok(()) };
+        let (topic, member_epoch) = (self.config.topic.clone(), self.member_epoch);
+        let body = UnsubscribeRequest { topic, group_id, consumer_id, member_epoch };
+        let request = Request::new(Method::POST, "/unsubscribe").json(&body);
+        self.transport.json::<Unsubscribed>(request).await?;
+        Ok(())
+    }
+
+    /// Asks for a membership or for its renewal. One that ended is begun anew, holding nothing.
+    async fn subscribed(&mut self) -> Result<Subscribed, ConsumeError> {
+        let (group_id, consumer_id) = self.config.reader()?;
+        loop {
+            let body = SubscribeRequest {
+                topic: self.config.topic.clone(),
+                group_id: group_id.clone(),
+                consumer_id: consumer_id.clone(),
+                from_offset: None,
+                standby: self.config.standby,
+                member_epoch: self.member_epoch,
+                owned: self.member_epoch.map(|_| self.assigned.clone()),
+            };
+            let sent = self.transport.json(Request::new(Method::POST, "/subscribe").json(&body)).await;
+            match sent {
+                Err(error)
+                    if self.member_epoch.is_some() && code_of(&error) == Some(ErrorCode::MemberFenced) =>
+                {
+                    self.forget_membership();
+                }
+                Err(error) => return Err(error.into()),
+                Ok(subscribed) => return Ok(subscribed),
+            }
+        }
+    }
+
+    fn forget_membership(&mut self) {
+        self.member_epoch = None;
+        self.releasing = false;
+        self.assigned.clear();
     }
 
     async fn join(&mut self, first: bool) -> Result<(), ConsumeError> {
-        let (group_id, consumer_id) = self.config.reader()?;
-        let grouped = group_id.is_some();
-        let body = SubscribeRequest {
-            topic: self.config.topic.clone(),
-            group_id,
-            consumer_id,
-            from_offset: None,
-            standby: self.config.standby,
-        };
-        let answer = self.transport.send(Request::new(Method::POST, "/subscribe").json(&body)).await?;
-        let subscribed: Subscribed = answer.json()?;
+        let grouped = self.config.group.is_some();
+        let subscribed = self.subscribed().await?;
         self.transport.learn(subscribed.brokers.iter().map(|broker| &broker.api_base));
         self.subscribed_at = Instant::now();
         self.session =
@@ -282,6 +335,8 @@ impl Consumer {
             }
         }
         self.assigned = partitions.into_iter().map(|(partition, ..)| partition).collect();
+        self.releasing = before.iter().any(|partition| !self.assigned.contains(partition));
+        self.member_epoch = grouped.then_some(subscribed.member_epoch);
         Ok(())
     }
 
@@ -339,6 +394,7 @@ impl Consumer {
                 .query("timeout_ms", wait.as_millis())
                 .query_opt("group_id", self.config.group.as_deref())
                 .query_opt("consumer_id", self.config.consumer.as_deref())
+                .query_opt("member_epoch", self.member_epoch)
                 .query_opt("prefer_replica", self.config.prefer_replica)
                 .patience(wait + ANSWER_SLACK);
             let transport = self.transport.clone();
@@ -377,7 +433,7 @@ impl Consumer {
         let CallError::Refused { broker, problem } = &error else { return Err(error.into()) };
         match problem.code {
             ErrorCode::MemberFenced | ErrorCode::GroupBusy if self.config.group.is_some() => {
-                self.assigned.clear();
+                self.forget_membership();
                 // A coordinator that is just taking over may fence and admit in turns.
                 tokio::time::sleep(self.transport.config().retry.first).await;
                 self.join(false).await

@@ -160,6 +160,12 @@ pub enum Weakening {
     UnprovenLeadership,
     /// Retention deletes records that are not committed.
     TrimUncommitted,
+    /// A coordinator of groups takes commits of whoever sends them (30 `zombie_consumer_commit`).
+    FencedCommits,
+    /// A new coordinator of groups gives nobody a fresh session (31 `group_coordinator_failover_steals`).
+    SessionsOfBefore,
+    /// A coordinator of groups answers before what it says is committed.
+    AnswerBeforeCommit,
     /// Discovery's map replaces the known peers (35 `discovery_restart_empty`).
     DiscoveryReplaces,
 }

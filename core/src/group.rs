@@ -3,7 +3,11 @@
 //! The state of a group is a compacted log: the partition that the group's name hashes to (one of eight) of the internal topic `__groups`, whose
 //! leader coordinates the group. A reply leaves only after the record behind it is committed.
 
+mod assignor;
 pub mod coordinator;
+mod membership;
+mod positions;
+pub mod records;
 
 use crate::ids::{ConsumerId, GroupId, TopicId};
 use serde::{Deserialize, Serialize};
@@ -18,6 +22,15 @@ pub enum Reader {
     Consumer(ConsumerId),
     /// Nobody in particular.
     Anonymous,
+}
+
+/// What a member knows of its membership.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The epoch that it was told last.
+    pub member_epoch: u64,
+    /// The partitions that it has not given up; without them this is a heartbeat, which leaves everything as it is.
+    pub owned: Option<Vec<u32>>,
 }
 
 /// A request to the coordinator of a reader.
@@ -37,6 +50,9 @@ pub enum GroupRequest {
         partitions: u32,
         /// Whether to wait as a standby instead of being refused when no partition is free.
         standby: bool,
+        /// What the member holds. Without it the member is let in anew if need be, and holds nothing between requests.
+        #[serde(default)]
+        held: Option<Held>,
     },
     /// Gives a membership up.
     Leave {
@@ -44,6 +60,12 @@ pub enum GroupRequest {
         group: GroupId,
         /// The member.
         consumer: ConsumerId,
+        /// Only the membership that reads this topic.
+        #[serde(default)]
+        topic: Option<TopicId>,
+        /// The epoch that the member was told last: who joined again since then stays.
+        #[serde(default)]
+        member_epoch: Option<u64>,
     },
     /// Stores the offset of the last finished record (−1: none).
     Commit {
@@ -57,6 +79,9 @@ pub enum GroupRequest {
         partition: u32,
         /// The offset.
         offset: i64,
+        /// The epoch that the member was told last: what became its own later is not committed.
+        #[serde(default)]
+        member_epoch: Option<u64>,
     },
     /// Returns everything about one group.
     Describe {
@@ -104,6 +129,9 @@ pub enum GroupReply {
 /// Everything about one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupDescription {
+    /// Grows with each change of the group's members; 0 without members.
+    #[serde(default)]
+    pub epoch: u64,
     /// Members: consumer, ms since it was last heard, and what it reads.
     pub members: Vec<GroupMember>,
     /// Positions: topic, partition, offset of the last finished record.
@@ -128,6 +156,9 @@ pub enum GroupError {
     /// Every partition has a consumer already.
     #[error("every partition of the topic already has a consumer in this group")]
     Busy,
+    /// The group's record has no room for another member.
+    #[error("the group has as many members as fit")]
+    Full,
     /// The member does not own the partition (any more).
     #[error("the consumer does not own the partition in this group")]
     Fenced,

@@ -89,6 +89,13 @@ pub const GROUPS_TOPIC: &str = "__groups";
 pub const PROTO: u16 = 1;
 /// A member that is not heard for this long loses its partitions, milliseconds.
 pub const GROUP_SESSION_MS: u64 = 10_000;
+/// Largest record of a group's members, bytes: it is one record of the internal topic.
+pub const GROUP_RECORD_BYTES_MAX: usize = RECORD_BYTES_MAX;
+/// What a record of the internal topic of groups takes besides its key and value, about, bytes.
+pub const GROUP_RECORD_FRAME_BYTES: usize = 64;
+/// Bytes that a partition of the internal topic of groups may hold besides twice what is true: then all that is true is
+/// written again, and the rest deleted. Enough for some two thousand commits, which a new coordinator reads in no time.
+pub const GROUP_LOG_SPARE_BYTES: usize = 256 << 10;
 /// Control messages that wait for one peer; more are dropped, the machines send again.
 pub const MESSAGES_MAX: usize = 256;
 /// Deepest nesting of a JSON value: within what parsers with a recursion limit read back inside of a poll answer.

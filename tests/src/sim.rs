@@ -8,9 +8,11 @@ pub mod changes;
 pub mod checks;
 pub mod clients;
 pub mod confirms;
+pub mod coordinators;
 pub mod disk;
 pub mod drive;
 pub mod faults;
+pub mod members;
 pub mod network;
 pub mod node;
 pub mod producers;
@@ -19,6 +21,7 @@ pub mod scenarios;
 mod shell;
 mod shrink;
 mod trace;
+mod workload;
 pub mod world;
 
 use pubsub_core::control::Weakening;
@@ -66,6 +69,8 @@ pub struct Report {
     pub acknowledged: u64,
     /// Records that consumers read.
     pub read: u64,
+    /// Commits of group members that were acknowledged.
+    pub commits: u64,
 }
 
 /// A broken invariant and how to see it again.
@@ -219,6 +224,7 @@ impl World {
             batches: self.logs.committed_batches(),
             acknowledged: self.clients.acknowledged,
             read: self.clients.consumers.iter().map(|consumer| consumer.records).sum(),
+            commits: self.members.commits,
         }
     }
 }

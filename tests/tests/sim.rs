@@ -46,7 +46,7 @@ fn survives(mix: &Scenario) {
     let rate = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds.max(0.001);
     println!(
         "{}: {share} seeds in {seconds:.1} s: {:.1} seeds/s, {:.0} steps/s, {:.0} simulated s; {} terms, {} images, \
-         {} batches, {} acknowledged, {} read",
+         {} batches, {} acknowledged, {} read, {} commits of groups",
         mix.name,
         rate(share),
         rate(sum(|report| report.steps)),
@@ -56,6 +56,7 @@ fn survives(mix: &Scenario) {
         sum(|report| report.batches),
         sum(|report| report.acknowledged),
         sum(|report| report.read),
+        sum(|report| report.commits),
     );
     assert!(sum(|report| report.acknowledged) >= share, "the clients of {} get nothing done", mix.name);
 }

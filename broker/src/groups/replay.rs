@@ -1,14 +1,20 @@
 //! Reading the groups of a partition back from its log, before its new leader coordinates them.
 
-use crate::replicas::ReplicasHandle;
+use super::ONE_TRY;
+use super::topic::batches_of;
+use crate::replicas::{OnlyIf, ReplicasHandle};
 use crate::store::Store;
 use pubsub_core::group::coordinator::Groups;
+use pubsub_core::group::records::barrier;
 use pubsub_core::ids::{LeaderEpoch, Offset, TopicPartition};
-use pubsub_core::partition::{ReplicaView, Role};
+use pubsub_core::partition::{Acks, ReplicaView, Role};
 use pubsub_core::record::{Batch, ValueKind};
 use std::time::Duration;
 
-/// Replays a partition once all that its leader found in the log is committed; `None` when leadership moved meanwhile.
+/// Replays a partition; `None` when that failed, or leadership moved meanwhile.
+///
+/// A barrier goes into the log first. Once it is committed, so is everything that earlier terms left, and what this broker
+/// itself may have appended before with an outcome that it does not know: no such record can follow the barrier.
 pub(super) async fn load(
     replicas: ReplicasHandle,
     store: Store,
@@ -24,13 +30,12 @@ pub(super) async fn load(
     let leads = |view: &ReplicaView| {
         view.leader_epoch > leader_epoch || (view.role == Role::Leader && view.leader_epoch == leader_epoch)
     };
-    let found = view.wait_for(leads).await.ok()?.log_end;
-    let settled = |view: &ReplicaView| view.high_watermark >= found || view.leader_epoch != leader_epoch;
-    let settled = view.wait_for(settled).await.ok()?.clone();
-    if settled.leader_epoch != leader_epoch {
-        return None;
+    let mut at = view.wait_for(leads).await.ok()?.log_start;
+    let only_if = OnlyIf { log_end: None, leader_epoch: Some(leader_epoch) };
+    let mut end = 0;
+    for batch in batches_of(&[barrier()]) {
+        end = replicas.append(partition, batch, Acks::All, only_if, ONE_TRY).await.ok()?.base_offset;
     }
-    let (mut at, end) = (settled.log_start, settled.high_watermark);
     let mut groups = Groups::new();
     while at < end {
         let batches = store.read(partition, at, end, 1 << 20).await.ok()?;

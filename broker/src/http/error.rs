@@ -210,6 +210,7 @@ pub(crate) fn group(error: &GroupError) -> ApiError {
                 format!("Group already has an active consumer: {text}; subscribe with standby, or wait");
             ApiError::new(ErrorCode::GroupBusy, detail).retry_after_ms(1_000)
         }
+        GroupError::Full => ApiError::new(ErrorCode::GroupBusy, text).retry_after_ms(1_000),
         GroupError::Fenced => {
             ApiError::new(ErrorCode::MemberFenced, format!("{text}; poll or subscribe again"))
         }

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::State;
 use futures::future::join_all;
 use http::HeaderMap;
-use pubsub_core::group::{GroupDescription, GroupError, GroupReply, GroupRequest, Reader};
+use pubsub_core::group::{GroupDescription, GroupError, GroupReply, GroupRequest, Held, Reader};
 use pubsub_core::ids::{GroupId, Offset, TopicPartition};
 use pubsub_core::limits::PUBLISH_TIMEOUT_MS_DEFAULT;
 use pubsub_core::partition::Role;
@@ -18,6 +18,7 @@ use pubsub_core::wire::admin::{
 };
 use pubsub_core::wire::client::{
     BrokerAddress, CommitRequest, Committed, SubscribeRequest, Subscribed, SubscribedPartition,
+    UnsubscribeRequest, Unsubscribed,
 };
 use pubsub_core::wire::error::{ErrorCode, Problem};
 use std::time::Duration;
@@ -37,7 +38,7 @@ fn patience() -> Instant {
         (status = 200, description = "Where to read", body = Subscribed),
         (status = 400, description = "CONSUMER_REQUIRED", body = Problem),
         (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
-        (status = 409, description = "GROUP_BUSY", body = Problem),
+        (status = 409, description = "GROUP_BUSY, MEMBER_FENCED", body = Problem),
         (status = 422, description = "VALIDATION_FAILED", body = Problem),
     )
 )]
@@ -52,6 +53,7 @@ pub(crate) async fn subscribe(State(app): State<App>, call: Call) -> ApiResult<J
         topic: topic.id,
         partitions: topic.partitions(),
         standby: request.standby,
+        held: request.member_epoch.map(|member_epoch| Held { member_epoch, owned: request.owned }),
     };
     let GroupReply::Joined { member_epoch, partitions, session_timeout_ms } =
         app.group(join, patience()).await?
@@ -91,6 +93,30 @@ fn behind(committed: i64) -> Offset {
     u64::try_from(committed.saturating_add(1)).unwrap_or_default()
 }
 
+/// Takes a member off its group: others need not wait for its session to end.
+#[utoipa::path(
+    post, path = "/unsubscribe", tag = "read", request_body = UnsubscribeRequest,
+    responses(
+        (status = 200, description = "The member has left, or was none", body = Unsubscribed),
+        (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+        (status = 422, description = "VALIDATION_FAILED", body = Problem),
+    )
+)]
+pub(crate) async fn unsubscribe(State(app): State<App>, call: Call) -> ApiResult<Json<Unsubscribed>> {
+    let whole = call.body().await?;
+    let request: UnsubscribeRequest = whole.json()?;
+    let topic = app.topic(&request.topic, whole.forwarded()).await?;
+    let leave = GroupRequest::Leave {
+        group: request.group_id.clone(),
+        consumer: request.consumer_id,
+        topic: Some(topic.id),
+        member_epoch: request.member_epoch,
+    };
+    let GroupReply::Done = app.group(leave, patience()).await? else { return Err(unexpected_reply()) };
+    let topic = topic.name.to_string();
+    Ok(Json(Unsubscribed { topic, group_id: request.group_id.into(), replica_id: app.id }))
+}
+
 /// Stores the offset of the last finished record.
 #[utoipa::path(
     post, path = "/commit", tag = "read", request_body = CommitRequest,
@@ -125,6 +151,7 @@ pub(crate) async fn commit(State(app): State<App>, call: Call) -> ApiResult<Json
         topic: topic.id,
         partition: request.partition,
         offset: request.offset,
+        member_epoch: request.member_epoch,
     };
     let GroupReply::Committed { offset } = app.group(commit, patience()).await? else {
         return Err(unexpected_reply());
@@ -269,6 +296,7 @@ pub(crate) async fn describe(
     .await;
     Ok(Json(GroupDetail {
         group_id: group.into(),
+        epoch: description.epoch,
         members,
         partitions: partitions.into_iter().flatten().collect(),
     }))
@@ -333,8 +361,11 @@ mod tests {
         let topic = TopicId(uuid::Uuid::from_u128(1));
         let consumer = ConsumerId::try_from("c").unwrap();
         let member = GroupMember { consumer, assigned: vec![(topic, 0), (topic, 1)], expires_in_ms: 1 };
-        let description =
-            GroupDescription { members: vec![member], committed: vec![(topic, 1, 7), (topic, 2, 3)] };
+        let description = GroupDescription {
+            epoch: 1,
+            members: vec![member],
+            committed: vec![(topic, 1, 7), (topic, 2, 3)],
+        };
         let shown: Vec<_> = places(&description).into_iter().map(|(tp, at)| (tp.partition, at)).collect();
         assert_eq!(shown, [(0, -1), (1, 7), (2, 3)]);
     }

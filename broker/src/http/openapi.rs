@@ -18,6 +18,7 @@ use utoipa::OpenApi;
         super::records::records,
         super::poll::poll,
         super::groups::subscribe,
+        super::groups::unsubscribe,
         super::groups::commit,
         super::groups::list,
         super::groups::describe,

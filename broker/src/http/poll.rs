@@ -12,7 +12,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use http::{HeaderMap, HeaderValue, header};
-use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Reader};
+use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Held, Reader};
 use pubsub_core::ids::{BrokerId, ConsumerId, GroupId, Offset};
 use pubsub_core::limits::{
     GROUP_SESSION_MS, POLL_BYTES_MAX, POLL_PARTITIONS_MAX, POLL_RECORDS_MAX, POLL_TIMEOUT_MS_MAX,
@@ -65,6 +65,7 @@ struct Wanted {
     partition: Option<u32>,
     reader: Reader,
     consumer: Option<ConsumerId>,
+    member_epoch: Option<u64>,
     from: From,
     records_max: u32,
     bytes_max: usize,
@@ -80,6 +81,7 @@ struct Wanted {
         ("partition" = Option<u32>, Query, description = "Read only this one; else the assigned ones, or all"),
         ("group_id" = Option<String>, Query, description = "Read on behalf of a group, which shares the partitions"),
         ("consumer_id" = Option<String>, Query, description = "Who reads; required with a group"),
+        ("member_epoch" = Option<u64>, Query, description = "The epoch that the member was told last: it is fenced if its membership ended, and otherwise keeps what it has"),
         ("from_offset" = Option<String>, Query, description = "Start here instead of behind the committed offset: an offset, or `partition:offset,…`"),
         ("max_records" = Option<u32>, Query, description = "1 to 1000; default 100"),
         ("max_bytes" = Option<u64>, Query, description = "About so many bytes at most, but one record always fits"),
@@ -123,6 +125,7 @@ fn wanted(call: &Call) -> ApiResult<Wanted> {
     let partition = query.number("partition", 0, u32::MAX);
     let group: Option<GroupId> = query.checked("group_id");
     let consumer: Option<ConsumerId> = query.checked("consumer_id");
+    let member_epoch = query.number("member_epoch", 0, u64::MAX);
     let from = query.text("from_offset").map(|text| From::parse(text).ok_or(text.starts_with('-')));
     let from = match from {
         None => From::default(),
@@ -147,7 +150,18 @@ fn wanted(call: &Call) -> ApiResult<Wanted> {
     let reader = reader(group, consumer.as_ref())?;
     let prefer = prefer.and_then(|id| u32::try_from(id).ok()).map(BrokerId);
     let timeout = Duration::from_millis(timeout_ms);
-    Ok(Wanted { topic, partition, reader, consumer, from, records_max, bytes_max, timeout, prefer })
+    Ok(Wanted {
+        topic,
+        partition,
+        reader,
+        consumer,
+        member_epoch,
+        from,
+        records_max,
+        bytes_max,
+        timeout,
+        prefer,
+    })
 }
 
 /// One poll on its way.
@@ -194,6 +208,7 @@ impl Poll<'_> {
             topic: self.topic.id,
             partitions: self.topic.partitions(),
             standby: false,
+            held: self.wanted.member_epoch.map(|member_epoch| Held { member_epoch, owned: None }),
         };
         let patience = deadline.max(Instant::now() + COORDINATOR_WAIT);
         let given = self.wanted.from.all.is_some() && !matches!(self.wanted.reader, Reader::Group(_));

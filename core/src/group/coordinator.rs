@@ -1,15 +1,23 @@
 //! The machine that coordinates the groups of one partition of the internal topic.
 //!
-//! Members are sessions in memory; positions are records. A change of position is applied when its record is committed,
-//! so nothing is ever told that a failover could take back (G2). A partition passes from one member to another only when
-//! its owner has taken note, by its next join, or its session ended (G1).
+//! What it decides it applies at once and writes down: one append is under way at a time, and what is asked meanwhile goes
+//! into the next one. Answers leave only when the append that holds what they saw is committed, so that no failover takes
+//! back what was said (G2). Answers that change nothing wait for a proof, begun after the question, that this broker still
+//! leads the partition: a successor may have moved positions on. An append that fails leaves nobody knowing what the log
+//! holds; the machine then asks to be replaced by one that reads the log again.
 
-use super::{GroupDescription, GroupError, GroupMember, GroupReply, GroupRequest, Reader};
+mod compaction;
+mod requests;
+
+use super::membership::Membership;
+use super::positions::Positions;
+use super::records::{self, Finished, Key, Record};
+use super::{GroupError, GroupReply, GroupRequest, Reader};
 use crate::Mono;
-use crate::control::Ticket;
-use crate::ids::{ConsumerId, GroupId, Offset, TopicId};
-use crate::limits::{GROUP_PARTITIONS, GROUP_SESSION_MS, PARTITIONS_MAX};
-use serde::{Deserialize, Serialize};
+use crate::control::{Ticket, Weakening};
+use crate::ids::{GroupId, Offset, TopicId};
+use crate::limits::{GROUP_PARTITIONS, GROUP_SESSION_MS, INBOX_MAX};
+use compaction::LogSize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Returns the partition of the internal topic whose leader coordinates `reader`.
@@ -32,25 +40,37 @@ pub enum Input {
         /// What is asked.
         request: GroupRequest,
     },
-    /// An [`Action::Append`] ended: committed, or of unknown outcome.
-    Appended {
-        /// As given.
-        ticket: Ticket,
-        /// Where in the log its records begin, if they are committed; `None`: nobody knows.
-        committed: Option<Offset>,
+    /// The [`Action::Append`] or [`Action::Confirm`] under way ended.
+    Settled {
+        /// The records are committed, or the proof is there; `false`: nobody knows.
+        sure: bool,
+        /// Where the snapshot of the append begins, if it has one and is committed.
+        snapshot_at: Option<Offset>,
+    },
+    /// Topics are deleted; nobody reads them any more.
+    Deleted {
+        /// Which.
+        topics: BTreeSet<TopicId>,
     },
 }
 
 /// What the shell must do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Append these records to the partition, with `acks=all`, as one batch.
+    /// Append these records to the partition, with `acks=all`, in order; then give [`Input::Settled`].
     Append {
-        /// For [`Input::Appended`].
-        ticket: Ticket,
-        /// Key and value; no value deletes the key.
-        records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+        /// Key and value; no value takes the key back.
+        records: Vec<Record>,
+        /// To be appended behind `records`, in batches of their own: everything that is known. Mostly empty.
+        snapshot: Vec<Record>,
     },
+    /// Have the log start here: whatever is before is written again, or no longer true.
+    Trim {
+        /// Where the newest committed snapshot begins.
+        to: Offset,
+    },
+    /// Prove that every in-sync replica still takes this broker for the leader; then give [`Input::Settled`].
+    Confirm,
     /// The answer to a request.
     Reply {
         /// As given.
@@ -58,51 +78,51 @@ pub enum Action {
         /// The answer.
         result: Result<GroupReply, GroupError>,
     },
+    /// Drop this machine and read the log again: what is in memory may not be what is in the log.
+    Reload,
 }
 
-/// Whose position, of what.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Position(Reader, TopicId, u32);
-
-/// The value of a position's record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Finished {
-    offset: i64,
+/// An answer that waits to be certain.
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    result: Result<GroupReply, GroupError>,
+    /// Whether the request changed anything, so that a failure means "perhaps".
+    changes: bool,
 }
 
-/// A membership of one topic within a group.
-#[derive(Clone, Debug)]
-struct Member {
-    /// Order of joining: earlier members get the odd partition.
-    seniority: u64,
-    expires: Mono,
-    owned: BTreeSet<u32>,
+impl Waiting {
+    fn answer(self, outcome: Result<(), GroupError>) -> Action {
+        Action::Reply { ticket: self.ticket, result: outcome.and(self.result) }
+    }
 }
 
-/// The members that share one topic.
-#[derive(Clone, Debug, Default)]
-struct Sharing {
-    epoch: u64,
-    joined: u64,
-    members: BTreeMap<ConsumerId, Member>,
-}
-
-/// What an append will mean once it is committed.
-#[derive(Clone, Debug)]
-enum Pending {
-    Commit { position: Position, offset: i64 },
-    Delete { group: GroupId },
+/// What is settled together.
+#[derive(Debug, Default)]
+struct Round {
+    records: Vec<Record>,
+    replies: Vec<Waiting>,
+    /// Whether it is an append, and no mere proof.
+    appends: bool,
 }
 
 /// The groups of one partition of the internal topic.
 #[derive(Debug, Default)]
 pub struct Groups {
-    /// Offset of the last finished record, and the place in the log that says so (0 when replayed).
-    finished: BTreeMap<Position, (i64, Offset)>,
+    /// Highest epoch of any group so far, also of those that are gone: a name that comes back goes on above.
+    epochs: u64,
+    /// Groups that have members.
+    groups: BTreeMap<GroupId, Membership>,
+    positions: Positions,
+    /// Records that are not understood, as they are: a later version wrote them, and will want them back.
+    foreign: BTreeMap<Vec<u8>, Vec<u8>>,
+    log: LogSize,
+    deleted: BTreeSet<TopicId>,
     /// When sessions were last looked through for groups that nobody reads for any more.
     swept: Mono,
-    sharing: BTreeMap<(GroupId, TopicId), Sharing>,
-    pending: BTreeMap<Ticket, Pending>,
+    under_way: Option<Round>,
+    next: Round,
+    weakened: Vec<Weakening>,
 }
 
 impl Groups {
@@ -111,381 +131,178 @@ impl Groups {
         Self::default()
     }
 
-    /// Takes one committed record of the partition's log, oldest first. Records that are not understood are passed over:
+    /// Makes one that cuts its log with `spare_bytes` besides twice what is true, and does without some of its rules:
+    /// for tests.
+    pub fn with(spare_bytes: usize, weakened: Vec<Weakening>) -> Self {
+        Self { log: LogSize::with(spare_bytes), weakened, ..Self::default() }
+    }
+
+    fn without(&self, rule: Weakening) -> bool {
+        cfg!(feature = "weakened") && self.weakened.contains(&rule)
+    }
+
+    /// Takes one committed record of the partition's log, oldest first. Records that are not understood are only kept:
     /// a later version may have written them.
     pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let Ok(position) = serde_json::from_slice::<Position>(key) else { return };
-        match value.map(serde_json::from_slice::<Finished>) {
-            Some(Ok(finished)) => drop(self.finished.insert(position, (finished.offset, 0))),
-            Some(Err(_)) => {}
-            None => drop(self.finished.remove(&position)),
+        self.log.add(key, value);
+        self.foreign.remove(key);
+        let understood = match Key::parse(key) {
+            Some(Key::Barrier) => true,
+            Some(Key::Epochs) => match value.map(serde_json::from_slice::<u64>) {
+                Some(Ok(epochs)) => {
+                    self.epochs = self.epochs.max(epochs);
+                    true
+                }
+                Some(Err(_)) => false,
+                None => true,
+            },
+            Some(Key::Group(group)) => self.replay_group(group, value),
+            Some(Key::Position(position)) => match value.map(serde_json::from_slice::<Finished>) {
+                Some(Ok(finished)) => self.positions.replay(position, Some(finished)),
+                Some(Err(_)) => false,
+                None => self.positions.replay(position, None),
+            },
+            None => key.is_empty(),
+        };
+        if let (false, Some(value)) = (understood, value) {
+            self.foreign.insert(key.to_vec(), value.to_vec());
+        }
+    }
+
+    fn replay_group(&mut self, group: GroupId, value: Option<&[u8]>) -> bool {
+        match value.map(serde_json::from_slice::<Membership>) {
+            Some(Ok(membership)) => {
+                self.epochs = self.epochs.max(membership.epoch);
+                self.groups.insert(group, membership);
+                true
+            }
+            Some(Err(_)) => false,
+            None => {
+                self.groups.remove(&group);
+                true
+            }
+        }
+    }
+
+    /// Begins to coordinate, once everything is replayed: every member gets a fresh session, for the coordinator before knew
+    /// who was alive and this one does not.
+    pub fn begin(&mut self, now: Mono) {
+        self.swept = now;
+        self.log.opened(&self.snapshot());
+        if !self.without(Weakening::SessionsOfBefore) {
+            self.groups.values_mut().for_each(|membership| membership.restart_sessions(now));
         }
     }
 
     /// Takes one input and returns what must be done, in order.
     pub fn step(&mut self, now: Mono, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
         match input {
-            Input::Request { ticket, request } => self.request(now, ticket, request),
-            Input::Appended { ticket, committed } => self.appended(ticket, committed),
+            Input::Request { ticket, .. } if self.next.replies.len() >= INBOX_MAX => {
+                actions.push(Action::Reply { ticket, result: Err(GroupError::Unavailable) });
+            }
+            Input::Request { ticket, request } => {
+                self.sweep(now);
+                let before = self.next.records.len();
+                let result = self.request(now, request);
+                let changes = self.next.records.len() > before;
+                self.next.replies.push(Waiting { ticket, result, changes });
+            }
+            Input::Settled { sure, snapshot_at } => self.settled(sure, snapshot_at, &mut actions),
+            Input::Deleted { topics } => self.drop_topics(topics),
+        }
+        self.start_round(&mut actions);
+        actions
+    }
+
+    fn start_round(&mut self, actions: &mut Vec<Action>) {
+        if self.under_way.is_some() || (self.next.records.is_empty() && self.next.replies.is_empty()) {
+            return;
+        }
+        let mut round = std::mem::take(&mut self.next);
+        let snapshot = if self.log.is_due() { self.snapshot() } else { vec![] };
+        if self.without(Weakening::AnswerBeforeCommit) {
+            let replies = std::mem::take(&mut round.replies).into_iter();
+            actions.extend(replies.map(|waiting| waiting.answer(Ok(()))));
+        }
+        round.appends = !round.records.is_empty() || !snapshot.is_empty();
+        actions.push(if round.appends {
+            let records = std::mem::take(&mut round.records);
+            records.iter().for_each(|(key, value)| self.log.add(key, value.as_deref()));
+            if !snapshot.is_empty() {
+                self.log.rewritten(&snapshot);
+            }
+            Action::Append { records, snapshot }
+        } else {
+            Action::Confirm
+        });
+        self.under_way = Some(round);
+    }
+
+    fn settled(&mut self, sure: bool, snapshot_at: Option<Offset>, actions: &mut Vec<Action>) {
+        let Some(round) = self.under_way.take() else { return };
+        if sure {
+            actions.extend(round.replies.into_iter().map(|waiting| waiting.answer(Ok(()))));
+            actions.extend(snapshot_at.map(|to| Action::Trim { to }));
+            return;
+        }
+        actions.extend(round.replies.into_iter().map(|waiting| {
+            let error = if waiting.changes { GroupError::Unknown } else { GroupError::Unavailable };
+            waiting.answer(Err(error))
+        }));
+        if round.appends {
+            // What was asked meanwhile was never handed out: it is not done, for certain.
+            let next = std::mem::take(&mut self.next).replies.into_iter();
+            actions.extend(next.map(|waiting| waiting.answer(Err(GroupError::Unavailable))));
+            actions.push(Action::Reload);
         }
     }
 
-    /// Forgets groups without members now and then: their names come from clients, and may be new ones each time.
+    /// Ends the sessions of groups that nobody asks for now and then.
     fn sweep(&mut self, now: Mono) {
         if now >= self.swept + GROUP_SESSION_MS {
             self.swept = now;
-            self.sharing.retain(|_, sharing| {
-                sharing.expire(now);
-                !sharing.members.is_empty()
-            });
+            self.groups.values_mut().for_each(|membership| membership.expire(now, &mut self.epochs));
+            self.note_changes();
         }
     }
 
-    fn request(&mut self, now: Mono, ticket: Ticket, request: GroupRequest) -> Vec<Action> {
-        self.sweep(now);
-        let result = match request {
-            GroupRequest::Join { reader: Reader::Group(group), consumer, topic, partitions, standby } => {
-                match consumer {
-                    Some(consumer) => {
-                        self.join(now, (group, topic), consumer, partitions.min(PARTITIONS_MAX), standby)
-                    }
-                    None => Err(GroupError::ConsumerRequired),
-                }
+    /// Writes down every group that changed, and forgets those without members.
+    fn note_changes(&mut self) {
+        let next = &mut self.next;
+        self.groups.retain(|group, membership| {
+            if std::mem::take(&mut membership.changed) {
+                next.records
+                    .push(records::of_group(group, Some(&*membership).filter(|some| !some.is_empty())));
             }
-            GroupRequest::Join { reader, topic, partitions, .. } => {
-                let all = (0..partitions.min(PARTITIONS_MAX))
-                    .map(|no| (no, self.finished(&reader, topic, no)))
-                    .collect();
-                Ok(GroupReply::Joined {
-                    member_epoch: 0,
-                    partitions: all,
-                    session_timeout_ms: GROUP_SESSION_MS,
-                })
-            }
-            GroupRequest::Leave { group, consumer } => Ok(self.leave(&group, &consumer)),
-            GroupRequest::Commit { reader, consumer, topic, partition, offset } => {
-                match self.may_commit(now, &reader, consumer.as_ref(), topic, partition) {
-                    Ok(()) => return self.commit(ticket, Position(reader, topic, partition), offset),
-                    Err(refused) => Err(refused),
-                }
-            }
-            GroupRequest::Describe { group } => self.describe(now, &group),
-            GroupRequest::List => Ok(GroupReply::Listed { groups: self.names() }),
-            GroupRequest::Delete { group } => match self.deletable(now, &group) {
-                Ok(keys) => return self.delete(ticket, group, keys),
-                Err(refused) => Err(refused),
-            },
-        };
-        vec![Action::Reply { ticket, result }]
-    }
-
-    fn finished(&self, reader: &Reader, topic: TopicId, partition: u32) -> i64 {
-        self.finished.get(&Position(reader.clone(), topic, partition)).map_or(-1, |(offset, _)| *offset)
-    }
-
-    fn join(
-        &mut self,
-        now: Mono,
-        of: (GroupId, TopicId),
-        consumer: ConsumerId,
-        partitions: u32,
-        standby: bool,
-    ) -> Result<GroupReply, GroupError> {
-        let sharing = self.sharing.entry(of.clone()).or_default();
-        sharing.expire(now);
-        if !sharing.members.contains_key(&consumer) {
-            let room = usize::try_from(partitions).is_ok_and(|count| sharing.members.len() < count);
-            if !room && !standby {
-                return Err(GroupError::Busy);
-            }
-            sharing.admit(consumer.clone());
-        }
-        sharing.renew(&consumer, now, partitions);
-        let owned: Vec<u32> = sharing.members[&consumer].owned.iter().copied().collect();
-        let member_epoch = sharing.epoch;
-        let reader = Reader::Group(of.0);
-        let partitions = owned.into_iter().map(|no| (no, self.finished(&reader, of.1, no))).collect();
-        Ok(GroupReply::Joined { member_epoch, partitions, session_timeout_ms: GROUP_SESSION_MS })
-    }
-
-    fn leave(&mut self, group: &GroupId, consumer: &ConsumerId) -> GroupReply {
-        for ((name, _), sharing) in &mut self.sharing {
-            if name == group && sharing.members.remove(consumer).is_some() {
-                sharing.epoch += 1;
-            }
-        }
-        GroupReply::Done
-    }
-
-    fn may_commit(
-        &mut self,
-        now: Mono,
-        reader: &Reader,
-        consumer: Option<&ConsumerId>,
-        topic: TopicId,
-        partition: u32,
-    ) -> Result<(), GroupError> {
-        let Reader::Group(group) = reader else { return Ok(()) };
-        let Some(sharing) = self.sharing.get_mut(&(group.clone(), topic)) else { return Ok(()) };
-        sharing.expire(now);
-        if sharing.members.is_empty() {
-            return Ok(());
-        }
-        let member =
-            consumer.and_then(|consumer| sharing.members.get_mut(consumer)).ok_or(GroupError::Fenced)?;
-        if !member.owned.contains(&partition) {
-            return Err(GroupError::Fenced);
-        }
-        member.expires = now + GROUP_SESSION_MS;
-        Ok(())
-    }
-
-    fn commit(&mut self, ticket: Ticket, position: Position, offset: i64) -> Vec<Action> {
-        let key = serde_json::to_vec(&position).expect("plain data");
-        let value = serde_json::to_vec(&Finished { offset }).expect("plain data");
-        self.pending.insert(ticket, Pending::Commit { position, offset });
-        vec![Action::Append { ticket, records: vec![(key, Some(value))] }]
-    }
-
-    fn deletable(&mut self, now: Mono, group: &GroupId) -> Result<Vec<Position>, GroupError> {
-        for ((name, _), sharing) in &mut self.sharing {
-            sharing.expire(now);
-            if name == group && !sharing.members.is_empty() {
-                return Err(GroupError::NotEmpty);
-            }
-        }
-        let keys: Vec<_> = self.positions(group).map(|(position, _)| position.clone()).collect();
-        if keys.is_empty() { Err(GroupError::NotFound) } else { Ok(keys) }
-    }
-
-    fn delete(&mut self, ticket: Ticket, group: GroupId, keys: Vec<Position>) -> Vec<Action> {
-        self.pending.insert(ticket, Pending::Delete { group });
-        let records = keys.iter().map(|key| (serde_json::to_vec(key).expect("plain data"), None)).collect();
-        vec![Action::Append { ticket, records }]
-    }
-
-    fn appended(&mut self, ticket: Ticket, committed: Option<Offset>) -> Vec<Action> {
-        let Some(pending) = self.pending.remove(&ticket) else { return vec![] };
-        let result = match (pending, committed) {
-            (_, None) => Err(GroupError::Unknown),
-            (Pending::Commit { position, offset }, Some(at)) => {
-                // Two commits of one position may be reported in either order; the log's order is what a failover keeps.
-                let newest = self.finished.entry(position).or_insert((offset, at));
-                if at >= newest.1 {
-                    *newest = (offset, at);
-                }
-                Ok(GroupReply::Committed { offset })
-            }
-            (Pending::Delete { group }, Some(_)) => {
-                self.finished.retain(|position, _| position.0 != Reader::Group(group.clone()));
-                self.sharing.retain(|(name, _), _| *name != group);
-                Ok(GroupReply::Done)
-            }
-        };
-        vec![Action::Reply { ticket, result }]
-    }
-
-    fn positions(&self, group: &GroupId) -> impl Iterator<Item = (&Position, i64)> {
-        let reader = Reader::Group(group.clone());
-        self.finished
-            .iter()
-            .filter(move |(position, _)| position.0 == reader)
-            .map(|(key, (offset, _))| (key, *offset))
-    }
-
-    fn names(&self) -> Vec<GroupId> {
-        let stored = self.finished.keys().filter_map(|position| match &position.0 {
-            Reader::Group(group) => Some(group.clone()),
-            Reader::Consumer(_) | Reader::Anonymous => None,
+            !membership.is_empty()
         });
-        let live = self.sharing.iter().filter(|(_, sharing)| !sharing.members.is_empty());
-        let names: BTreeSet<_> = stored.chain(live.map(|((group, _), _)| group.clone())).collect();
-        names.into_iter().collect()
     }
 
-    fn describe(&mut self, now: Mono, group: &GroupId) -> Result<GroupReply, GroupError> {
-        let mut members: BTreeMap<ConsumerId, GroupMember> = BTreeMap::new();
-        for ((name, topic), sharing) in &mut self.sharing {
-            sharing.expire(now);
-            for (consumer, member) in sharing.members.iter().filter(|_| name == group) {
-                let entry = members.entry(consumer.clone()).or_insert_with(|| GroupMember {
-                    consumer: consumer.clone(),
-                    assigned: vec![],
-                    expires_in_ms: 0,
-                });
-                entry.assigned.extend(member.owned.iter().map(|partition| (*topic, *partition)));
-                entry.expires_in_ms = entry.expires_in_ms.max(member.expires.saturating_sub(now));
+    /// As [`Self::note_changes`], of one group.
+    fn note_change(&mut self, group: &GroupId) {
+        let Some(membership) = self.groups.get_mut(group) else { return };
+        let live = !membership.is_empty();
+        if std::mem::take(&mut membership.changed) {
+            self.next.records.push(records::of_group(group, Some(&*membership).filter(|_| live)));
+        }
+        if !live {
+            self.groups.remove(group);
+        }
+    }
+
+    fn drop_topics(&mut self, topics: BTreeSet<TopicId>) {
+        let new: BTreeSet<TopicId> = topics.difference(&self.deleted).copied().collect();
+        if !new.is_empty() {
+            self.next.records.extend(self.positions.forget(|_, topic| new.contains(&topic)));
+            for membership in self.groups.values_mut() {
+                new.iter().for_each(|topic| membership.drop_topic(*topic, &mut self.epochs));
             }
+            self.note_changes();
         }
-        let committed: Vec<_> = self.positions(group).map(|(key, offset)| (key.1, key.2, offset)).collect();
-        if members.is_empty() && committed.is_empty() {
-            return Err(GroupError::NotFound);
-        }
-        Ok(GroupReply::Described(GroupDescription { members: members.into_values().collect(), committed }))
-    }
-}
-
-impl Sharing {
-    fn expire(&mut self, now: Mono) {
-        let before = self.members.len();
-        self.members.retain(|_, member| member.expires > now);
-        self.epoch += u64::from(self.members.len() != before);
-    }
-
-    fn admit(&mut self, consumer: ConsumerId) {
-        self.joined += 1;
-        self.epoch += 1;
-        let member = Member { seniority: self.joined, expires: 0, owned: BTreeSet::new() };
-        self.members.insert(consumer, member);
-    }
-
-    /// Renews a session, and moves this member towards its fair share: it gives back what is too much and takes what is
-    /// free. Nobody else's partitions are touched.
-    fn renew(&mut self, consumer: &ConsumerId, now: Mono, partitions: u32) {
-        let share = self.share(consumer, partitions);
-        let taken: BTreeSet<u32> =
-            self.members.values().flat_map(|member| member.owned.iter().copied()).collect();
-        let member = self.members.get_mut(consumer).expect("admitted before");
-        member.expires = now + GROUP_SESSION_MS;
-        while member.owned.len() > share {
-            member.owned.pop_last();
-        }
-        let free = (0..partitions).filter(|no| !taken.contains(no));
-        let missing = share - member.owned.len();
-        member.owned.extend(free.take(missing));
-    }
-
-    fn share(&self, consumer: &ConsumerId, partitions: u32) -> usize {
-        let count = self.members.len();
-        let total = usize::try_from(partitions).expect("partitions are few");
-        let seniority = self.members[consumer].seniority;
-        let seniors = self.members.values().filter(|member| member.seniority < seniority).count();
-        total / count + usize::from(seniors < total % count)
+        self.deleted = topics;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use uuid::Uuid;
-
-    const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
-
-    fn group() -> GroupId {
-        GroupId::try_from("g").unwrap()
-    }
-
-    fn join(groups: &mut Groups, now: Mono, consumer: &str, partitions: u32) -> Result<Vec<u32>, GroupError> {
-        let request = GroupRequest::Join {
-            reader: Reader::Group(group()),
-            consumer: Some(ConsumerId::try_from(consumer).unwrap()),
-            topic: TOPIC,
-            partitions,
-            standby: false,
-        };
-        let mut actions = groups.step(now, Input::Request { ticket: Ticket(1), request });
-        match actions.remove(0) {
-            Action::Reply { result: Ok(GroupReply::Joined { partitions, .. }), .. } => {
-                Ok(partitions.into_iter().map(|(no, _)| no).collect())
-            }
-            Action::Reply { result: Err(error), .. } => Err(error),
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    fn commit(groups: &mut Groups, now: Mono, consumer: Option<&str>, offset: i64) -> Vec<Action> {
-        let request = GroupRequest::Commit {
-            reader: Reader::Group(group()),
-            consumer: consumer.map(|name| ConsumerId::try_from(name).unwrap()),
-            topic: TOPIC,
-            partition: 0,
-            offset,
-        };
-        groups.step(now, Input::Request { ticket: Ticket(2), request })
-    }
-
-    #[test]
-    fn one_partition_has_one_consumer_until_its_session_ends() {
-        let mut groups = Groups::new();
-        assert_eq!(join(&mut groups, 0, "a", 1), Ok(vec![0]));
-        assert_eq!(join(&mut groups, 5, "b", 1), Err(GroupError::Busy));
-        assert_eq!(join(&mut groups, GROUP_SESSION_MS, "b", 1), Ok(vec![0]));
-        assert_eq!(join(&mut groups, GROUP_SESSION_MS + 1, "a", 1), Err(GroupError::Busy));
-    }
-
-    #[test]
-    fn a_partition_moves_only_after_its_owner_has_taken_note() {
-        let mut groups = Groups::new();
-        assert_eq!(join(&mut groups, 0, "a", 4), Ok(vec![0, 1, 2, 3]));
-        assert_eq!(join(&mut groups, 1, "b", 4), Ok(vec![]));
-        assert_eq!(join(&mut groups, 2, "a", 4), Ok(vec![0, 1]));
-        assert_eq!(join(&mut groups, 3, "b", 4), Ok(vec![2, 3]));
-    }
-
-    #[test]
-    fn a_commit_is_answered_and_seen_only_once_it_is_committed() {
-        let mut groups = Groups::new();
-        join(&mut groups, 0, "a", 1).unwrap();
-        let appended = commit(&mut groups, 1, Some("a"), 41);
-        assert!(matches!(&appended[..], [Action::Append { .. }]), "{appended:?}");
-        assert_eq!(groups.finished(&Reader::Group(group()), TOPIC, 0), -1);
-        let done = groups.step(2, Input::Appended { ticket: Ticket(2), committed: Some(0) });
-        assert_eq!(
-            done,
-            vec![Action::Reply { ticket: Ticket(2), result: Ok(GroupReply::Committed { offset: 41 }) }]
-        );
-        assert_eq!(groups.finished(&Reader::Group(group()), TOPIC, 0), 41);
-    }
-
-    #[test]
-    fn of_two_commits_the_later_one_in_the_log_stays_whichever_is_reported_first() {
-        let mut groups = Groups::new();
-        for (ticket, offset) in [(7, 41), (8, 50)] {
-            let request = GroupRequest::Commit {
-                reader: Reader::Group(group()),
-                consumer: None,
-                topic: TOPIC,
-                partition: 0,
-                offset,
-            };
-            groups.step(0, Input::Request { ticket: Ticket(ticket), request });
-        }
-        groups.step(1, Input::Appended { ticket: Ticket(8), committed: Some(11) });
-        groups.step(1, Input::Appended { ticket: Ticket(7), committed: Some(10) });
-        assert_eq!(groups.finished(&Reader::Group(group()), TOPIC, 0), 50);
-    }
-
-    #[test]
-    fn groups_that_nobody_reads_for_any_more_take_no_memory() {
-        let mut groups = Groups::new();
-        join(&mut groups, 0, "a", 1).unwrap();
-        assert_eq!(groups.sharing.len(), 1);
-        commit(&mut groups, 2 * GROUP_SESSION_MS, Some("late"), 3);
-        assert!(groups.sharing.is_empty());
-    }
-
-    /// 30: whoever does not own the partition (any more) can't commit.
-    #[test]
-    fn zombie_consumer_commit() {
-        let mut groups = Groups::new();
-        join(&mut groups, 0, "a", 1).unwrap();
-        for stranger in [Some("b"), None] {
-            let refused = commit(&mut groups, 1, stranger, 3);
-            assert!(matches!(refused[0], Action::Reply { result: Err(GroupError::Fenced), .. }));
-        }
-    }
-
-    #[test]
-    fn a_replayed_log_gives_back_the_positions() {
-        let mut groups = Groups::new();
-        let [Action::Append { records, .. }] = &commit(&mut groups, 0, None, 9)[..] else {
-            panic!("no append")
-        };
-        let mut next = Groups::new();
-        next.replay(&records[0].0, records[0].1.as_deref());
-        assert_eq!(next.finished(&Reader::Group(group()), TOPIC, 0), 9);
-        next.replay(&records[0].0, None);
-        assert_eq!(next.finished(&Reader::Group(group()), TOPIC, 0), -1);
-    }
-}
+mod tests;

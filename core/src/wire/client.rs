@@ -245,6 +245,42 @@ pub struct SubscribeRequest {
     /// Wait as a standby instead of being refused when no partition is free.
     #[serde(default)]
     pub standby: bool,
+    /// A member that goes on: the epoch that it was told last. It is fenced if its membership ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_epoch: Option<u64>,
+    /// With `member_epoch`: the partitions that the member has not given up. Without it the member keeps them all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned: Option<Vec<u32>>,
+}
+
+/// Body of `POST /unsubscribe`: a member leaves its group, and others take its partitions over at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UnsubscribeRequest {
+    /// The topic that it reads no more.
+    pub topic: String,
+    /// The group.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub group_id: GroupId,
+    /// The member.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub consumer_id: ConsumerId,
+    /// The epoch that it was told last: one of that name that joined again since then stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_epoch: Option<u64>,
+}
+
+/// Answer to `POST /unsubscribe`: the member has left, or was none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Unsubscribed {
+    /// The topic.
+    pub topic: String,
+    /// The group.
+    pub group_id: String,
+    /// The broker that answered.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
+    pub replica_id: BrokerId,
 }
 
 /// Answer to `POST /subscribe`.
@@ -319,6 +355,9 @@ pub struct CommitRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub consumer_id: Option<ConsumerId>,
+    /// The epoch that the member was told last: a partition that became its own only later is not committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_epoch: Option<u64>,
 }
 
 /// Answer to `POST /commit`: durable on every in-sync replica.

@@ -12,6 +12,7 @@ use pubsub_core::wire::admin::AlterTopicRequest;
 /// [`super::world::Stop`] once an invariant is broken.
 pub fn changes(world: &mut World) -> Flow {
     begin(world)?;
+    world.begin_groups()?;
     world.start_clients((10, 50));
     let may_lose_volume = world.rng.chance(200);
     world.crash_rate = if world.rng.chance(300) { 20 } else { 0 };

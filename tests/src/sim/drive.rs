@@ -2,15 +2,16 @@
 
 use super::checks::logs;
 use super::checks::{Checked, ensure};
-use super::clients::{Admin, Clients, Consumer, Publish};
+use super::clients::{Admin, Clients, Publish};
 use super::network::Packet;
 use super::world::{Flow, Happening, Stop, World};
 use pubsub_core::control::image::{BrokerState, Image, PartitionEntry, TopicConfig};
-use pubsub_core::control::{self, Command, Outcome, Refusal, Ticket};
+use pubsub_core::control::{self, Command, Outcome, Refusal, Ticket, Weakening};
 use pubsub_core::ids::{BrokerId, TopicId, TopicName, TopicPartition};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::{self, Acks, AppendError, Appended, ReplicaView, Role};
 use pubsub_core::record::Batch;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Longest time in which a healed cluster has to be whole again, ms (V1).
@@ -134,6 +135,47 @@ impl World {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.drift = drift;
         }
+    }
+
+    /// Stops a process for `ms` (SIGSTOP); a frozen one's clock stands still too, as in a paused virtual machine.
+    pub fn pause(&mut self, id: BrokerId, ms: u64, frozen: bool) {
+        let until = self.now + ms;
+        let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
+        node.paused_until = node.paused_until.max(until);
+        if let (true, Some(process)) = (frozen, node.process.as_mut()) {
+            process.clock.freeze(ms);
+            (process.control_tick, process.replicas_tick) = (None, None);
+        }
+        self.note(id, "pause", ms, String::new);
+        self.reschedule(id);
+    }
+
+    /// Lets a stopped process go on.
+    pub fn resume(&mut self, id: BrokerId) {
+        let now = self.now;
+        let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
+        node.paused_until = node.paused_until.min(now);
+    }
+
+    /// Reads what a reader of one replica gets at `from`: whole batches below the high watermark that it shows.
+    pub(crate) fn readable(&self, id: BrokerId, partition: TopicPartition, from: u64) -> Vec<Batch> {
+        let Some(node) = self.nodes.get(&id) else { return Vec::new() };
+        let Some(view) = node.process.as_ref().and_then(|process| process.views.get(&partition)) else {
+            return Vec::new();
+        };
+        let batches =
+            node.disk.written.get(&partition).map_or(&[][..], |log| log.range(from, view.high_watermark));
+        batches.iter().filter(|batch| batch.end_offset() <= view.high_watermark).cloned().collect()
+    }
+
+    /// Gives a broker discovery's map of who is where: peers are added, and none is dropped for being absent.
+    pub fn discover(&mut self, id: BrokerId, map: &[BrokerId]) {
+        let known = self.network.known.entry(id).or_default();
+        if self.setup.weakened.contains(&Weakening::DiscoveryReplaces) {
+            known.clear();
+        }
+        known.extend(map.iter().copied());
+        self.note(id, "discovered", 0, || format!("{map:?}"));
     }
 
     /// Gives a running broker's control plane an input now.
@@ -273,115 +315,6 @@ impl World {
         }
     }
 
-    /// Lets clients work from now on, one action every so many ms.
-    pub fn start_clients(&mut self, every: (u64, u64)) {
-        let idle = self.workload_every.replace(every).is_none();
-        self.clients.consumers.resize(2, Consumer::default());
-        if idle {
-            self.schedule(self.now, BrokerId(1), Happening::Workload);
-        }
-    }
-
-    /// One client does one thing.
-    pub(crate) fn workload(&mut self) -> Checked {
-        let Some(every) = self.workload_every else { return Ok(()) };
-        let at = self.now + self.rng.between(every);
-        self.schedule(at, BrokerId(1), Happening::Workload);
-        match self.rng.below(100) {
-            0..2 => self.random_admin(),
-            2..30 => return self.random_read(),
-            30..60 => self.random_produce(),
-            60..65 => self.random_confirm(),
-            65..67 => self.random_trim(),
-            _ => self.random_publish(),
-        }
-        Ok(())
-    }
-
-    /// Asks a random broker, which need not be right, who leads a random partition, and publishes there.
-    fn random_publish(&mut self) {
-        let ids = self.ids();
-        let Some(asked) = self.rng.pick(&ids) else { return };
-        let image = self.nodes[&asked].process.as_ref().and_then(|process| process.control.image().cloned());
-        let Some(image) = image else { return };
-        let partitions: Vec<_> =
-            logs::partitions(&image).map(|(partition, _, entry)| (partition, entry.leader)).collect();
-        let Some((partition, leader)) = self.rng.pick(&partitions) else { return };
-        let to = if self.rng.chance(50) { Some(asked) } else { leader };
-        let acks = match self.rng.below(10) {
-            0 => Acks::Leader,
-            1 => Acks::None,
-            _ => Acks::All,
-        };
-        let burst = if self.rng.chance(100) { 5 } else { 1 };
-        for _ in 0..burst {
-            to.and_then(|to| self.publish(to, partition, acks));
-        }
-    }
-
-    /// Retention of a broker that thinks it leads finds that the log should start at some batch.
-    fn random_trim(&mut self) {
-        let ids = self.ids();
-        let Some(id) = self.rng.pick(&ids) else { return };
-        let node = &self.nodes[&id];
-        let Some(process) = node.process.as_ref() else { return };
-        let led = process.views.iter().filter(|(_, view)| view.role == Role::Leader);
-        let led: Vec<_> = led.map(|(partition, view)| (*partition, view.leader_epoch)).collect();
-        let serial = process.serial;
-        let Some((partition, leader_epoch)) = self.rng.pick(&led) else { return };
-        let starts = self.nodes[&id].disk.written.get(&partition).into_iter().flat_map(|log| &log.batches);
-        let starts: Vec<_> = starts.map(Batch::base_offset).collect();
-        // Mostly the older half, sometimes everything.
-        let most = if self.rng.chance(100) { starts.len() } else { starts.len() / 2 };
-        let Some(to) = self.rng.pick(&starts[..most]) else { return };
-        let input = Box::new(partition::Input::Trim { partition, leader_epoch, to });
-        self.schedule(self.now, id, Happening::Replicas { process: serial, input });
-    }
-
-    /// A consumer polls a random replica at its position (R6).
-    fn random_read(&mut self) -> Checked {
-        let Some(image) = self.image() else { return Ok(()) };
-        let partitions: Vec<_> =
-            logs::partitions(&image).map(|(partition, min_isr, _)| (partition, min_isr)).collect();
-        let Some((partition, min_isr)) = self.rng.pick(&partitions) else { return Ok(()) };
-        if self.logs.is_excused(partition, min_isr) {
-            return Ok(());
-        }
-        let replicas = self.entry(partition).map(|entry| entry.replicas).unwrap_or_default();
-        let Some(replica) = self.rng.pick(&replicas) else { return Ok(()) };
-        let which = usize::from(self.rng.chance(500));
-        let position = self.clients.consumers[which].positions.get(&partition).copied().unwrap_or_default();
-        // What retention has deleted is passed over.
-        let start = self.view(replica, partition).map_or(0, |view| view.log_start);
-        let position = position.max(start);
-        let batches = self.readable(replica, partition, position);
-        self.logs.read(partition, position, &batches)?;
-        let consumer = &mut self.clients.consumers[which];
-        consumer.records += batches.iter().map(|batch| u64::from(batch.count())).sum::<u64>();
-        if let Some(last) = batches.last() {
-            consumer.positions.insert(partition, last.end_offset());
-        }
-        Ok(())
-    }
-
-    fn random_admin(&mut self) {
-        let ids = self.ids();
-        let Some(asked) = self.rng.pick(&ids) else { return };
-        let to = self.status(asked).and_then(|status| status.controller).unwrap_or(asked);
-        let name = format!("extra-{}", self.rng.below(4));
-        let command = if self.rng.chance(400) {
-            Command::DeleteTopic {
-                name: TopicName::try_from(name).expect("a valid name"),
-                owner_uid: None,
-                empty: None,
-            }
-        } else {
-            let factor = 1 + u32::try_from(self.rng.below(3)).expect("a small number");
-            self.new_topic(&name, 1, factor, factor.saturating_sub(1).max(1))
-        };
-        self.admin(to, command);
-    }
-
     /// Ends all faults, starts what is down, and checks that the cluster is whole again in time, loses nothing that it
     /// acknowledged, and takes new records (V1, R1).
     ///
@@ -430,8 +363,9 @@ impl World {
             let lost = self.entry(*partition).is_none_or(|entry| self.is_lost(&entry, *min_isr));
             !lost && !self.logs.is_excused(*partition, *min_isr)
         });
-        let whole = whole.map(|(partition, _)| partition).collect();
+        let whole: BTreeSet<TopicPartition> = whole.map(|(partition, _)| partition).collect();
         self.finish_producers(&whole)?;
+        self.finish_members(&whole)?;
         let kept = self.check_kept(&partitions);
         self.judge(kept);
         if self.broken.is_some() { Err(Stop) } else { Ok(()) }

@@ -14,6 +14,7 @@ use pubsub_core::wire::internal::Message;
 /// [`super::world::Stop`] once an invariant is broken.
 pub fn ordinary(world: &mut World) -> Flow {
     begin(world)?;
+    world.begin_groups()?;
     world.start_clients((10, 60));
     let may_lose_volume = world.rng.chance(300);
     world.crash_rate = if world.rng.chance(300) { 20 } else { 0 };

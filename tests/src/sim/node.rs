@@ -1,5 +1,6 @@
 //! One simulated broker: a volume, and while it is up a process made of the production machines and its own clock.
 
+use super::coordinators::Coordinated;
 use super::disk::Disk;
 use pubsub_core::control::Control;
 use pubsub_core::ids::{At, BrokerEpoch, BrokerId, RunId, TopicPartition};
@@ -70,6 +71,8 @@ pub struct Process {
     pub asked: BTreeMap<RequestId, (BrokerId, u64, u64)>,
     /// What it shows readers.
     pub views: BTreeMap<TopicPartition, ReplicaView>,
+    /// The groups that it coordinates.
+    pub groups: Option<Coordinated>,
     /// Under which registration it was seen last.
     pub broker_epoch: BrokerEpoch,
 }

@@ -1,7 +1,7 @@
 //! Idempotent producers: each has one batch a partition under way and sends it, also several times at once, until it is
 //! acknowledged or given up. What is committed must then have every sequence at most once and in order (P1).
 
-use super::checks::logs::{self, Extended};
+use super::checks::logs::Extended;
 use super::checks::{Checked, ensure};
 use super::clients::{Clients, Publish};
 use super::drive::CONVERGE_MS;
@@ -117,8 +117,7 @@ impl World {
         let Some(asked) = self.rng.pick(&ids) else { return };
         let image = self.nodes[&asked].process.as_ref().and_then(|process| process.control.image().cloned());
         let Some(image) = image else { return };
-        let partitions: Vec<_> =
-            logs::partitions(&image).map(|(partition, _, entry)| (partition, entry.leader)).collect();
+        let partitions = self.data_partitions(&image);
         let Some((partition, leader)) = self.rng.pick(&partitions) else { return };
         let which = usize::try_from(self.rng.below(3)).expect("a small number") % PRODUCERS;
         let Some(to) = (if self.rng.chance(50) { Some(asked) } else { leader }) else { return };

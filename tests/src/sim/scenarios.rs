@@ -2,6 +2,7 @@
 
 mod bad_days;
 mod election;
+mod groups;
 mod moves;
 mod producers;
 mod replication;
@@ -31,7 +32,7 @@ pub const MIXES: [Scenario; 6] = [
 ];
 
 /// The named courses of events that break naive designs.
-pub const NAMED: [Scenario; 52] = [
+pub const NAMED: [Scenario; 54] = [
     three("split_brain_classic_bully", election::split_brain_classic_bully),
     three("late_coordinator_message", election::late_coordinator_message),
     three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
@@ -68,6 +69,8 @@ pub const NAMED: [Scenario; 52] = [
     three("retry_after_ambiguous_timeout", producers::retry_after_ambiguous_timeout),
     three("replaced_leader_misses_a_sequence", producers::replaced_leader_misses_a_sequence),
     three("replaced_leader_answers_from_memory", producers::replaced_leader_answers_from_memory),
+    three("zombie_consumer_commit", groups::zombie_consumer_commit),
+    three("group_coordinator_failover_steals", groups::group_coordinator_failover_steals),
     three("voter_replaced_in_one_step", bad_days::voter_replaced_in_one_step),
     three("cpu_starved_wakes_and_campaigns", bad_days::cpu_starved_wakes_and_campaigns),
     three("prevote_ping_pong", bad_days::prevote_ping_pong),

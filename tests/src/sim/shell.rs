@@ -4,7 +4,7 @@
 use super::checks::{Checked, ensure};
 use super::network::{Body, Packet, kind, role_name};
 use super::world::{Happening, World};
-use pubsub_core::control::{self, Event, Hard, Outcome, Refusal, Ticket, Weakening};
+use pubsub_core::control::{self, Event, Hard, Outcome, Refusal, Ticket};
 use pubsub_core::ids::{BrokerId, StorageId, TopicPartition};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::{self, ReplicaView, RequestId};
@@ -294,6 +294,9 @@ impl World {
         let start = self.logs.start(partition);
         self.clients.committed(&extended, start)?;
         self.producers.committed(&extended, start)?;
+        if self.is_groups(partition) {
+            self.members.checks.committed(&extended)?;
+        }
         self.check_in_sync(Some(partition))?;
         self.check_copies(id, partition, &extended.batches)?;
         let Some((newest, process)) = self.logs.newest_leader(partition) else { return Ok(()) };
@@ -340,7 +343,7 @@ impl World {
             }
             partition::Action::Answer { id: request, reply } => self.answer(id, request, reply),
             partition::Action::Acked { ticket, result } => {
-                if self.produced(ticket, &result)? {
+                if self.groups_appended(id, serial, ticket, &result)? || self.produced(ticket, &result)? {
                     return Ok(());
                 }
                 let partition = self.clients.publishes.get(&ticket.0).map(|publish| publish.partition);
@@ -349,13 +352,18 @@ impl World {
                 let committed = |partition, offset| logs.publish_at(partition, offset);
                 self.clients.published(ticket, result, committed, excused)?;
             }
-            partition::Action::Confirmed { ticket, leads } => self.confirmed(id, ticket, leads)?,
+            partition::Action::Confirmed { ticket, leads } => {
+                if !self.groups_confirmed(id, serial, ticket, leads)? {
+                    self.confirmed(id, ticket, leads)?;
+                }
+            }
             partition::Action::AlterIsr(request) => {
                 let input = Box::new(control::Input::AlterIsr(request));
                 self.schedule_inner(id, Happening::Control { process: serial, input });
             }
+            partition::Action::Visible { partition, .. } => self.follow_groups(id, partition)?,
             // Seen before.
-            partition::Action::Visible { .. } | partition::Action::Alarm { .. } => {}
+            partition::Action::Alarm { .. } => {}
         }
         Ok(())
     }
@@ -492,26 +500,5 @@ impl World {
                 }
             }
         }
-    }
-
-    /// Gives a broker discovery's map of who is where: peers are added, and none is dropped for being absent.
-    pub fn discover(&mut self, id: BrokerId, map: &[BrokerId]) {
-        let known = self.network.known.entry(id).or_default();
-        if self.setup.weakened.contains(&Weakening::DiscoveryReplaces) {
-            known.clear();
-        }
-        known.extend(map.iter().copied());
-        self.note(id, "discovered", 0, || format!("{map:?}"));
-    }
-
-    /// Reads what a reader of one replica gets at `from`: whole batches below the high watermark that it shows.
-    pub(crate) fn readable(&self, id: BrokerId, partition: TopicPartition, from: u64) -> Vec<Batch> {
-        let Some(node) = self.nodes.get(&id) else { return Vec::new() };
-        let Some(view) = node.process.as_ref().and_then(|process| process.views.get(&partition)) else {
-            return Vec::new();
-        };
-        let batches =
-            node.disk.written.get(&partition).map_or(&[][..], |log| log.range(from, view.high_watermark));
-        batches.iter().filter(|batch| batch.end_offset() <= view.high_watermark).cloned().collect()
     }
 }

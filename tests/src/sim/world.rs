@@ -5,7 +5,9 @@ use super::checks::metadata::MetadataChecks;
 use super::checks::{Broken, Checked};
 use super::clients::Clients;
 use super::confirms::Confirms;
+use super::coordinators::{Coordinators, GroupInput};
 use super::disk::Disk;
+use super::members::Members;
 use super::network::{Network, Packet};
 use super::node::{Clock, Node, Process};
 use super::producers::Producers;
@@ -44,6 +46,8 @@ pub(crate) enum Happening {
     Control { process: u64, input: Box<control::Input> },
     /// From the shell to the replicas.
     Replicas { process: u64, input: Box<partition::Input> },
+    /// From the shell to the groups.
+    Groups { process: u64, input: Box<GroupInput> },
     /// Clients do something.
     Workload,
 }
@@ -107,6 +111,9 @@ pub struct World {
     pub producers: Producers,
     /// Questions to leaders whether they lead.
     pub confirms: Confirms,
+    /// Consumers that share partitions.
+    pub members: Members,
+    pub(crate) coordinators: Coordinators,
     pub(crate) metadata: MetadataChecks,
     pub(crate) logs: LogChecks,
     pub(crate) trace: Trace,
@@ -140,6 +147,8 @@ impl World {
             clients: Clients::default(),
             producers: Producers::default(),
             confirms: Confirms::default(),
+            members: Members::default(),
+            coordinators: Coordinators::default(),
             metadata: MetadataChecks::default(),
             logs: LogChecks::default(),
             trace: Trace::new(setup.verbose, setup.trace_lines),
@@ -248,6 +257,7 @@ impl World {
             outstanding: BTreeMap::new(),
             asked: BTreeMap::new(),
             views: BTreeMap::new(),
+            groups: None,
             broker_epoch: BrokerEpoch(0),
         });
         self.note(id, "start", serial, String::new);
@@ -321,26 +331,6 @@ impl World {
         self.gone_volumes.push((id, node.disk.hard.storage_id));
         self.volumes_lost += 1;
         self.note(id, "volume-rolled-back", 0, String::new);
-    }
-
-    /// Stops a process for `ms` (SIGSTOP); a frozen one's clock stands still too, as in a paused virtual machine.
-    pub fn pause(&mut self, id: BrokerId, ms: u64, frozen: bool) {
-        let until = self.now + ms;
-        let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
-        node.paused_until = node.paused_until.max(until);
-        if let (true, Some(process)) = (frozen, node.process.as_mut()) {
-            process.clock.freeze(ms);
-            (process.control_tick, process.replicas_tick) = (None, None);
-        }
-        self.note(id, "pause", ms, String::new);
-        self.reschedule(id);
-    }
-
-    /// Lets a stopped process go on.
-    pub fn resume(&mut self, id: BrokerId) {
-        let now = self.now;
-        let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
-        node.paused_until = node.paused_until.min(now);
     }
 
     pub(crate) fn schedule(&mut self, at: u64, node: BrokerId, what: Happening) {
@@ -463,6 +453,7 @@ impl World {
             Happening::Synced { process } if runs(process) => self.synced(id),
             Happening::Control { process, input } if runs(process) => self.control_input(id, *input),
             Happening::Replicas { process, input } if runs(process) => self.replicas_input(id, *input),
+            Happening::Groups { process, input } if runs(process) => self.groups_input(id, *input),
             // For a process that ended meanwhile.
             Happening::Refused { .. }
             | Happening::PushEnds { .. }
@@ -470,7 +461,8 @@ impl World {
             | Happening::ReplicasTick { .. }
             | Happening::Synced { .. }
             | Happening::Control { .. }
-            | Happening::Replicas { .. } => Ok(()),
+            | Happening::Replicas { .. }
+            | Happening::Groups { .. } => Ok(()),
         }
     }
 

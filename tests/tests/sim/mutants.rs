@@ -66,6 +66,9 @@ mutants! {
     appending_whatever_the_sequence_is_found: NoSequenceCheck in "retry_after_ambiguous_timeout" x 5;
     leading_without_proof_is_found: UnprovenLeadership in "replaced_leader_answers_from_memory" x 5, "ordinary_3" x 100;
     deleting_what_is_not_committed_is_found: TrimUncommitted in "replication_storm" x 40;
+    taking_commits_of_anybody_is_found: FencedCommits in "zombie_consumer_commit" x 5;
+    ending_sessions_by_a_failover_is_found: SessionsOfBefore in "group_coordinator_failover_steals" x 5;
+    answering_before_the_commit_is_found: AnswerBeforeCommit in "group_coordinator_failover_steals" x 5;
     obeying_an_empty_map_is_found: DiscoveryReplaces in "discovery_restart_empty" x 2;
 }
 
@@ -106,7 +109,10 @@ fn every_rule_that_can_be_switched_off_is_tested() {
         | Weakening::NoSequenceCheck
         | Weakening::UnprovenLeadership
         | Weakening::TrimUncommitted
-        | Weakening::DiscoveryReplaces => 34,
+        | Weakening::FencedCommits
+        | Weakening::SessionsOfBefore
+        | Weakening::AnswerBeforeCommit
+        | Weakening::DiscoveryReplaces => 37,
     };
     let mut rules = TESTED.to_vec();
     rules.sort_unstable();

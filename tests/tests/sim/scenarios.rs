@@ -60,6 +60,8 @@ scenarios! {
     retry_after_ambiguous_timeout
     replaced_leader_misses_a_sequence
     replaced_leader_answers_from_memory
+    zombie_consumer_commit
+    group_coordinator_failover_steals
     voter_replaced_in_one_step
     cpu_starved_wakes_and_campaigns
     prevote_ping_pong

@@ -25,6 +25,9 @@ pub struct GroupSummary {
 pub struct GroupDetail {
     /// Its name.
     pub group_id: String,
+    /// Grows with each change of the group's members; 0 without members.
+    #[serde(default)]
+    pub epoch: u64,
     /// Who reads for it now.
     pub members: Vec<MemberDetail>,
     /// How far it has come.
