@@ -1,6 +1,7 @@
 //! The invariants of `docs/protocol.md`, checked on every step of a run from the outside: what was synced, what was
 //! sent, what was applied and what was shown to readers.
 
+mod copies;
 pub mod groups;
 pub mod logs;
 pub mod metadata;
