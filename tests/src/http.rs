@@ -236,7 +236,18 @@ impl Http {
     /// # Errors
     /// When no answer came.
     pub async fn open(&self, url: &str, accept: &str) -> anyhow::Result<reqwest::Response> {
-        let request = self.client.get(url).header("accept", accept);
+        self.stream(url, Content::default().with("accept", accept)).await
+    }
+
+    /// The same with any headers.
+    ///
+    /// # Errors
+    /// When no answer came.
+    pub async fn stream(&self, url: &str, content: Content) -> anyhow::Result<reqwest::Response> {
+        let mut request = self.client.get(url);
+        for (name, value) in &content.headers {
+            request = request.header(name, value);
+        }
         request.send().await.with_context(|| format!("GET {url} got no answer"))
     }
 }

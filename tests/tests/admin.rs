@@ -149,8 +149,8 @@ async fn told(cluster: &Common, via: u32, kind: &str, topic: &str) -> Value {
         loop {
             let page = list(cluster, via, &format!("after={after}&limit=1000")).await;
             let events = page["events"].as_array().unwrap();
-            let about = events.iter().filter(|event| event["event"] == kind && event["topic"] == topic);
-            found = about.last().cloned().or(found);
+            let about = events.iter().rfind(|event| event["event"] == kind && event["topic"] == topic);
+            found = about.cloned().or(found);
             if events.is_empty() {
                 return found.context("no such event");
             }
@@ -200,7 +200,9 @@ async fn a_list_of_events_goes_on_where_it_was_and_says_when_it_can_not() {
     let id = created["id"].as_str().unwrap();
     let none = list(&cluster, 1, &format!("after={id}&limit=1000")).await;
     assert!(!none["events"].as_array().unwrap().contains(&created), "{none}");
-    for (via, after) in [(2, id), (1, "1-00000000-1"), (1, "nonsense"), (1, &format!("{}999", id))] {
+    let later = format!("{id}999");
+    let later = later.as_str();
+    for (via, after) in [(2, id), (1, "1-00000000-1"), (1, "nonsense"), (1, later)] {
         let reset = list(&cluster, via, &format!("after={after}")).await;
         assert_eq!((&reset["reset"], &reset["events"]), (&json!(true), &json!([])), "{after}");
         assert!(reset["last_id"].as_str().unwrap().starts_with(&format!("{via}-")), "{reset}");
@@ -220,8 +222,8 @@ async fn read_until(response: &mut reqwest::Response, text: &mut String, wanted:
 }
 
 async fn open(cluster: &Common, via: u32, last_event_id: &str) -> reqwest::Response {
-    let request = reqwest::Client::new().get(format!("{}/admin/events", cluster.url(via)));
-    request.header("last-event-id", last_event_id).send().await.unwrap()
+    let content = Content::default().with("last-event-id", last_event_id);
+    Http::new().stream(&format!("{}/admin/events", cluster.url(via)), content).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,9 +38,7 @@ async fn a_topic_is_led_at_the_price_of_records_only_if_it_says_so() {
             let moves = json!({"moves": [{"partition": 0, "replicas": [1, behind]}]});
             let url = format!("{}/admin/topics/{}/reassign", cluster.url(3), topic.name);
             Http::new().post_json(&url, &moves).await.unwrap().expect(200);
-            let mut both = [1, behind.unwrap()];
-            both.sort_unstable();
-            topic.wait_isr(3, &both).await;
+            topic.wait_isr(3, &[1, behind.unwrap()]).await;
         }
     }
     let behind = behind.unwrap();
@@ -65,12 +63,8 @@ async fn a_topic_is_led_at_the_price_of_records_only_if_it_says_so() {
     assert_eq!(careful.replicas(watcher).await.unwrap()["owner"], json!(null), "the other one waits");
     cluster.start_broker(1);
     careful.leader().await;
-    let kept = careful.equal_log(&{
-        let mut both = [1, behind];
-        both.sort_unstable();
-        both
-    });
-    assert_eq!(kept.await.len(), 1, "and loses nothing");
+    let kept = careful.equal_log(&[1, behind]).await;
+    assert_eq!(kept.len(), 1, "and loses nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,5 +77,37 @@ async fn brokers_say_whether_they_seal_what_they_store_also_after_a_restart() {
     let brokers = Http::new().get(&url).await.unwrap().expect(200);
     for broker in brokers["brokers"].as_array().unwrap() {
         assert_eq!(broker["sealed"], true, "{broker}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_stops_ends_its_streams_and_the_others_tell_what_that_led_to() {
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let topic = Topic::create(&cluster, 1, "left", "rf=3&owner_id=2&wait=ready").await;
+    let stream = Http::new().open(&format!("{}/admin/events", cluster.url(2)), "text/event-stream").await;
+    let stream = stream.unwrap();
+    cluster.sigterm(2).await.unwrap();
+    let text = tokio::time::timeout(TAKEN_OVER, stream.text()).await.unwrap().unwrap();
+    assert!(text.ends_with("retry: 500\n\n"), "it did not end as it should: {text}");
+    for via in [1, 3] {
+        eventually(&format!("broker {via} tells of it"), TAKEN_OVER, async || {
+            let content = Content::default().with("accept", "application/json");
+            let url = format!("{}/admin/events?limit=1000", cluster.url(via));
+            let list = Http::new().send("GET", &url, content).await?.expect(200);
+            let events = list["events"].as_array().cloned().unwrap_or_default();
+            let about = |event: &serde_json::Value| event["topic"] == topic.name.as_str();
+            let fenced = |event: &serde_json::Value| {
+                event["event"] == "isr_changed" && event["cause"] == "fenced" && event["left"] == json!([2])
+            };
+            let moved =
+                |event: &serde_json::Value| event["event"] == "leader_changed" && event["before"] == 2;
+            let gone = events.iter().any(|event| event["event"] == "broker_fenced" && event["broker"] == 2);
+            let told = |kind: &dyn Fn(&serde_json::Value) -> bool| {
+                events.iter().any(|event| about(event) && kind(event))
+            };
+            if gone && told(&fenced) && told(&moved) { Ok(()) } else { bail!("{list}") }
+        })
+        .await;
     }
 }

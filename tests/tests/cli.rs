@@ -396,12 +396,12 @@ async fn topics_of_a_file_are_created_guarded_and_followed_by_what_happens_to_th
     let shown = run(&cluster, &["cluster", "events", "--limit", "1000"]).await;
     assert_success(&shown);
     assert!(text(&shown.stdout).contains(&one), "{}", text(&shown.stdout));
-    let other = ["topic", "alter", &one, "--owner-uid", "u2", "--max-record-bytes", "10"];
+    let other = ["topic", "alter", one.as_str(), "--owner-uid", "u2", "--max-record-bytes", "10"];
     let refused = run(&cluster, &other).await;
     assert!(!refused.status.success() && text(&refused.stderr).contains("TOPIC_OWNED"), "{refused:?}");
     assert_success(&run(&cluster, &["topic", "alter", &one, "--max-record-bytes", "10"]).await);
     let described = run(&cluster, &["topic", "describe", &one]).await;
     assert!(text(&described.stdout).contains("10 bytes"), "{}", text(&described.stdout));
-    let deletion = ["topic", "delete", &one, "--yes", "--if-empty", "--owner-uid", "u1"];
+    let deletion = ["topic", "delete", one.as_str(), "--yes", "--if-empty", "--owner-uid", "u1"];
     assert_success(&run(&cluster, &deletion).await);
 }
