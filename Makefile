@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help operator run setup test lint fmt docs unit sim model process chaos bench clean
+.PHONY: help operator run setup test lint fmt docs unit sim model process chart helm chaos bench image kind-up kind-test kind-down clean
 
 # Shared by all checkouts of a machine, so that a fresh clone builds fast.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/pubsub/target
@@ -19,6 +19,9 @@ endif
 ifdef SEED
 export SIM_SEED := $(SEED)
 endif
+ifdef FAULTS
+export SIM_FAULTS := $(FAULTS)
+endif
 ifdef SCENARIO
 export SIM_SCENARIO := $(SCENARIO)
 endif
@@ -31,10 +34,10 @@ REPORT ?= docs/reports
 # Named by what they need: the simulator's begin with `sim`; all but a few of the others start processes.
 TEST_FILES = $(basename $(notdir $(wildcard tests/tests/*.rs)))
 SIM_TESTS = $(filter sim%,$(TEST_FILES))
-PROCESS_TESTS = $(filter-out tidy record_batch $(SIM_TESTS),$(TEST_FILES))
+PROCESS_TESTS = $(filter-out tidy record_batch chart kind $(SIM_TESTS),$(TEST_FILES))
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Check for (or install) the compiler, linker and Rust components
 	@scripts/setup.sh
@@ -72,12 +75,32 @@ operator: ## Test the operator against a real Kubernetes API
 	cargo build --workspace --bins
 	cargo test -p pubsub-tests --test operator -- --include-ignored
 
+chart: helm ## Render the chart in all variants and check what comes out
+	cargo test -p pubsub-tests --test chart
+
+helm: ## Check for (or build) helm, which the chart's tests call
+	@scripts/helm.sh
+
 chaos: ## Break clusters of real processes by schedule and check them (DURATION, SEED, SCHEDULE)
 	cargo build --workspace --bins
 	cargo run -p pubsub-tests --bin pubsub-chaos -- --duration $(DURATION) --seed $(or $(SEED),1) --schedule "$(SCHEDULE)" --times $(TIMES) --report "$(REPORT)"
 
 bench: setup ## Measure publish and read rates of a cluster of its own, release build
 	@scripts/bench.sh
+
+image: setup ## Build the container image, and load it into Docker if that answers
+	@scripts/image.sh
+
+kind-up: ## Start a Kubernetes cluster in Docker (kind) with the image loaded; the first time it is built from source
+	@tests/kind/cluster.sh up
+	@scripts/image.sh
+	@tests/kind/cluster.sh load
+
+kind-test: setup ## Run the tests on Kubernetes in a cluster of their own (NAME=part of a test's name)
+	@tests/kind/test.sh $(NAME)
+
+kind-down: ## Remove the Kubernetes cluster
+	@tests/kind/cluster.sh down
 
 clean: ## Remove the build directory
 	cargo clean

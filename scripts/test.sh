@@ -41,6 +41,7 @@ fi
 if [ "${1:-}" != lint ]; then
     # Tests start the real programs, and must not find those of an older build.
     stage programs cargo build --workspace --bins --quiet
+    stage helm scripts/helm.sh
     stage tests tests
     totals=$(awk '/^test result:/ { passed += $4; failed += $6 } END { printf "%d passed, %d failed", passed, failed }' "$log")
 fi

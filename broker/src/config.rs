@@ -23,9 +23,12 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "pubsub-broker", version, verbatim_doc_comment)]
 pub struct Args {
-    /// Id of this broker: 1 to 1000000, unique in the cluster. The highest live id becomes controller.
-    #[arg(long, env = "BROKER_ID", default_value = "1")]
-    broker_id: u32,
+    /// Id of this broker: 1 to 1000000, unique in the cluster. The highest live id becomes controller [default: 1].
+    #[arg(long, env = "BROKER_ID")]
+    broker_id: Option<u32>,
+    /// Name of this broker's pod in a StatefulSet, e.g. pubsub-broker-0: the id is the number at its end, plus one.
+    #[arg(long, env = "BROKER_NAME")]
+    broker_name: Option<String>,
     /// Address that the client listener binds to.
     #[arg(long, env = "BROKER_HTTP_HOST", default_value = "127.0.0.1")]
     http_host: IpAddr,
@@ -74,6 +77,9 @@ pub struct Args {
     /// Failure domain of this broker.
     #[arg(long, env = "PUBSUB_ZONE")]
     zone: Option<String>,
+    /// As controller, hand the role to a broker with a higher id once that has been back for 30 s.
+    #[arg(long, env = "PUBSUB_PREEMPT")]
+    preempt: bool,
     /// Multiplies every protocol timeout: 1 on a LAN, 3 on a starved machine.
     #[arg(long, env = "PUBSUB_TIMEOUT_SCALE", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=100))]
     timeout_scale: u32,
@@ -119,6 +125,8 @@ pub struct Config {
     pub secret: Option<PeerSecret>,
     /// Failure domain.
     pub zone: Option<String>,
+    /// Hand the controller's role to higher ids that are back.
+    pub preempt: bool,
     /// Multiplies every timeout.
     pub timeout_scale: u32,
     /// Origins that browsers may call from.
@@ -131,9 +139,7 @@ impl Args {
     /// # Errors
     /// Names the setting that is wrong and what it may be.
     pub fn into_config(self) -> anyhow::Result<Config> {
-        if self.broker_id == 0 || self.broker_id > 1_000_000 {
-            bail!("BROKER_ID is {}: use 1 to 1000000", self.broker_id);
-        }
+        let broker_id = broker_id(self.broker_id, self.broker_name.as_deref())?;
         let secret =
             self.cluster_secret.as_deref().filter(|text| !text.is_empty()).map(PeerSecret::new).transpose();
         let secret = secret.context("PUBSUB_CLUSTER_SECRET")?;
@@ -151,9 +157,7 @@ impl Args {
         let storage_keys_old = keys_old.collect::<Result<_, _>>().context("PUBSUB_STORAGE_KEYS_OLD")?;
         let port_of = |base: u32, given: Option<u16>, name: &str| match given {
             Some(port) => Ok(port),
-            None => {
-                u16::try_from(base + self.broker_id).with_context(|| format!("no default for {name}: set it"))
-            }
+            None => u16::try_from(base + broker_id).with_context(|| format!("no default for {name}: set it")),
         };
         let discovery_url = self.discovery_url.or_else(|| std::env::var("DISCOVERY_SERVICE_URL").ok());
         let discovery_url = discovery_url.unwrap_or_else(|| "http://127.0.0.1:9090".to_owned());
@@ -161,7 +165,7 @@ impl Args {
         voters.sort_unstable();
         voters.dedup();
         Ok(Config {
-            broker_id: BrokerId(self.broker_id),
+            broker_id: BrokerId(broker_id),
             http_addr: (self.http_host, port_of(8080, self.http_port, "BROKER_HTTP_PORT")?),
             peer_addr: (self.election_host, port_of(5000, self.election_port, "ELECTION_PORT")?),
             api_base: self.api_base.map(|url| trimmed(&url)).or_else(|| std::env::var("SELF_API_BASE").ok()),
@@ -169,12 +173,13 @@ impl Args {
             peers: peers(&self.peers, &self.api_peers)?,
             discovery_url: Some(trimmed(&discovery_url)).filter(|url| !url.is_empty()),
             voters: Some(voters).filter(|list| !list.is_empty()),
-            data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from(format!("data{}", self.broker_id))),
+            data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from(format!("data{broker_id}"))),
             storage_key,
             storage_keys_old,
             free_bytes_min: self.min_free_bytes,
             secret,
             zone: self.zone.filter(|zone| !zone.is_empty()),
+            preempt: self.preempt,
             timeout_scale: self.timeout_scale,
             cors_origins: self.cors_origins,
         })
@@ -192,6 +197,30 @@ impl Config {
             free_bytes_min: self.free_bytes_min,
         }
     }
+}
+
+/// Returns the id as given, or as it follows from the pod's name. Ordinals begin at zero, ids at one.
+fn broker_id(given: Option<u32>, name: Option<&str>) -> anyhow::Result<u32> {
+    let ordinal = |name: &str| name.rsplit_once('-').and_then(|(_, digits)| digits.parse::<u32>().ok());
+    let named = match name.filter(|name| !name.is_empty()) {
+        Some(name) => {
+            let ordinal = ordinal(name).with_context(|| {
+                format!("BROKER_NAME is {name:?}: it must end in a number, as in pubsub-broker-0")
+            })?;
+            Some(ordinal.saturating_add(1))
+        }
+        None => None,
+    };
+    let id = match (given, named) {
+        (Some(given), Some(named)) if given != named => {
+            bail!("BROKER_ID is {given}, but BROKER_NAME makes it {named}: set only one of them")
+        }
+        (given, named) => given.or(named).unwrap_or(1),
+    };
+    if id == 0 || id > 1_000_000 {
+        bail!("the broker's id is {id}: use 1 to 1000000");
+    }
+    Ok(id)
 }
 
 fn trimmed(url: &str) -> String {
@@ -230,6 +259,27 @@ mod tests {
         let config = parse(&["--broker-id", "3"]).unwrap();
         assert_eq!((config.http_addr.1, config.peer_addr.1), (8083, 5003));
         assert_eq!(config.data_dir, PathBuf::from("data3"));
+    }
+
+    #[test]
+    fn the_id_follows_from_the_name_of_a_pod() {
+        for (name, id) in [("pubsub-broker-0", 1), ("a-2-11", 12)] {
+            assert_eq!(parse(&["--broker-name", name]).unwrap().broker_id, BrokerId(id), "{name}");
+        }
+        assert_eq!(broker_id(None, Some("x-999999")).unwrap(), 1_000_000);
+        assert_eq!(parse(&[]).unwrap().broker_id, BrokerId(1));
+        assert_eq!(parse(&["--broker-name", ""]).unwrap().broker_id, BrokerId(1));
+    }
+
+    #[test]
+    fn a_name_without_a_number_and_an_id_that_contradicts_it_are_refused() {
+        for name in ["broker", "broker-", "broker-x", "broker0", "x-1000000", "x-4294967295", "x-4294967296"]
+        {
+            assert!(broker_id(None, Some(name)).is_err(), "{name}");
+        }
+        assert!(parse(&["--broker-name", "b-2", "--broker-id", "3"]).is_ok());
+        let refused = parse(&["--broker-name", "b-2", "--broker-id", "2"]).unwrap_err().to_string();
+        assert!(refused.contains("BROKER_ID is 2, but BROKER_NAME makes it 3"), "{refused}");
     }
 
     #[test]

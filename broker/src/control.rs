@@ -271,6 +271,9 @@ impl ControlTask {
             }
             Event::BrokerSilent { broker } => tracing::warn!(%broker, "fenced a broker"),
             Event::BrokerRegistered { broker, .. } => tracing::info!(%broker, "registered a broker"),
+            Event::BrokerRolledBack { broker } => {
+                tracing::error!(%broker, "a broker runs on an older copy of its volume and votes no more: give it an empty one")
+            }
             Event::LeaderChanged { topic, partition, leader, .. } => {
                 let leader = leader.map(|id| id.0);
                 tracing::info!(%topic, partition, leader, "moved a partition's leadership");

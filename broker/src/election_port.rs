@@ -19,7 +19,7 @@ use pubsub_core::group::GroupRequest;
 use pubsub_core::ids::{BrokerId, ClusterId};
 use pubsub_core::limits::{BODY_BYTES_MAX, PROTO};
 use pubsub_core::wire::discovery::DiscoveryMap;
-use pubsub_core::wire::internal::MessageBundle;
+use pubsub_core::wire::internal::{MessageBundle, Misdirected, misdirected};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -97,24 +97,16 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
 }
 
 /// Returns why a sender is not to be listened to: it means another broker, or belongs to another cluster.
-fn misdirected(peers: &Peers, to: BrokerId, cluster: Option<ClusterId>) -> Option<Response> {
-    if to != peers.me {
-        return Some(refuse(
-            StatusCode::MISDIRECTED_REQUEST,
-            "OTHER_BROKER",
-            "another broker has this address now",
-        ));
-    }
+fn refusal(peers: &Peers, to: BrokerId, cluster: Option<ClusterId>) -> Option<Response> {
     let mine = *peers.control.cluster.borrow();
-    if cluster.is_some() && mine.is_some() && cluster != mine {
-        tracing::error!(theirs = ?cluster, ours = ?mine, "a broker of another cluster sent a request");
-        return Some(refuse(
-            StatusCode::MISDIRECTED_REQUEST,
-            "OTHER_CLUSTER",
-            "this broker is of another cluster",
-        ));
-    }
-    None
+    let (code, detail) = match misdirected(peers.me, mine, to, cluster)? {
+        Misdirected::OtherBroker => ("OTHER_BROKER", "another broker has this address now"),
+        Misdirected::OtherCluster => {
+            tracing::error!(theirs = ?cluster, ours = ?mine, "a broker of another cluster sent a request");
+            ("OTHER_CLUSTER", "this broker is of another cluster")
+        }
+    };
+    Some(refuse(StatusCode::MISDIRECTED_REQUEST, code, detail))
 }
 
 async fn messages(State(peers): State<Peers>, body: Bytes) -> Response {
@@ -130,7 +122,7 @@ async fn messages(State(peers): State<Peers>, body: Bytes) -> Response {
             "this build does not speak that version",
         );
     }
-    if let Some(refusal) = misdirected(&peers, header.to, header.cluster_id) {
+    if let Some(refusal) = refusal(&peers, header.to, header.cluster_id) {
         return refusal;
     }
     for message in bundle.messages {
@@ -150,7 +142,7 @@ struct Link {
 }
 
 async fn replicate(State(peers): State<Peers>, Query(link): Query<Link>, body: Bytes) -> Response {
-    if let Some(refusal) = misdirected(&peers, BrokerId(link.to), link.cluster) {
+    if let Some(refusal) = refusal(&peers, BrokerId(link.to), link.cluster) {
         return refusal;
     }
     let request = match pubsub_core::wire::replicate::decode(body) {

@@ -24,7 +24,7 @@ use endpoints::Endpoints;
 use handle::{Broker, Inner};
 use peer::PeerClient;
 use pubsub_client::peer_auth::PeerSecret;
-use pubsub_core::control::{Control, ControlConfig, Hard, Input};
+use pubsub_core::control::{Control, ControlConfig, Hard, Input, VERSIONS};
 use pubsub_core::ids::{BrokerId, RunId};
 use pubsub_core::partition::{Replicas, ReplicasConfig, StoredReplica};
 use pubsub_core::wire::discovery::DiscoveryEndpoint;
@@ -194,8 +194,10 @@ impl Shared {
             api_base: listeners.api_base.clone(),
             peer_base: listeners.peer_base.clone(),
             zone: config.zone.clone(),
+            versions: VERSIONS,
             sealed: config.storage_key.is_some(),
             genesis: config.voters.clone(),
+            preempt: config.preempt,
             timeout_scale: self.timeout_scale,
             seed: rand::random(),
             weakened: vec![],

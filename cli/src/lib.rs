@@ -17,11 +17,18 @@ mod topic;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use exit::Failure;
+use programs::Program;
 use std::process::ExitCode;
 
 /// Runs the program with the process's arguments and returns its exit code.
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let mut args = std::env::args_os();
+    let program = args.next().as_deref().and_then(Program::called);
+    let outcome = match program {
+        Some(program) => program.run(args.collect()),
+        None => run(Cli::parse()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -29,8 +36,8 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
-        Command::RunBroker { args } => programs::broker(args),
-        Command::RunDiscovery { args } => programs::discovery(args),
+        Command::RunBroker { args } => Program::Broker("pubsub run-broker").run(args),
+        Command::RunDiscovery { args } => Program::Discovery("pubsub run-discovery").run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "pubsub", &mut std::io::stdout().lock());
             Ok(())

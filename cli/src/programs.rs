@@ -1,16 +1,35 @@
 //! The other programs that this executable can be.
 
 use crate::exit::Failure;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-/// Runs a broker until it is told to stop.
-pub(crate) fn broker(args: Vec<OsString>) -> Result<(), Failure> {
-    finish(pubsub_broker::cli_main(named("pubsub run-broker", args)))
+/// Another program, under the name that it shows in its help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// A broker.
+    Broker(&'static str),
+    /// The discovery service.
+    Discovery(&'static str),
 }
 
-/// Runs the discovery service until it is told to stop.
-pub(crate) fn discovery(args: Vec<OsString>) -> Result<(), Failure> {
-    finish(pubsub_discovery::cli_main(named("pubsub run-discovery", args)))
+impl Program {
+    /// Returns which program this executable is when it is called by this name: the container image holds it once, with links.
+    pub(crate) fn called(name: &OsStr) -> Option<Self> {
+        match Path::new(name).file_name()?.to_str()? {
+            "pubsub-broker" => Some(Self::Broker("pubsub-broker")),
+            "pubsub-discovery" => Some(Self::Discovery("pubsub-discovery")),
+            _ => None,
+        }
+    }
+
+    /// Runs it until it is told to stop.
+    pub(crate) fn run(self, args: Vec<OsString>) -> Result<(), Failure> {
+        finish(match self {
+            Self::Broker(name) => pubsub_broker::cli_main(named(name, args)),
+            Self::Discovery(name) => pubsub_discovery::cli_main(named(name, args)),
+        })
+    }
 }
 
 /// Puts a program's name where argument parsers expect it.
@@ -20,4 +39,19 @@ fn named(name: &str, args: Vec<OsString>) -> impl Iterator<Item = OsString> {
 
 fn finish(outcome: anyhow::Result<()>) -> Result<(), Failure> {
     outcome.map_err(|error| Failure::local(format!("{error:#}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_alone_tells_which_program_it_is_wherever_it_lies() {
+        let called = |name: &str| Program::called(OsStr::new(name));
+        assert_eq!(called("/pubsub-broker"), Some(Program::Broker("pubsub-broker")));
+        assert_eq!(called("bin/pubsub-discovery"), Some(Program::Discovery("pubsub-discovery")));
+        for name in ["pubsub", "/pubsub-broker/pubsub", "pubsub-brokers", ""] {
+            assert_eq!(called(name), None, "{name}");
+        }
+    }
 }

@@ -22,18 +22,22 @@ mod rules;
 mod session;
 mod timing;
 mod topics;
+mod voters;
 
 pub use event::{Event, IsrCause};
 pub use machine::Control;
 
 use crate::ids::{
-    At, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, RunId, StorageId, TopicId, TopicName,
+    At, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, RunId, StorageId, TopicId, TopicName, Voter,
 };
 use crate::wire::admin::AlterTopicRequest;
 use crate::wire::internal::{AlterIsr, Message};
 use image::{Image, TopicConfig};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+
+/// Feature levels that this program reads and writes, oldest and newest.
+pub const VERSIONS: (u16, u16) = (1, 1);
 
 /// Names one admin request until its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,8 +56,8 @@ pub struct Hard {
     pub boot: u64,
     /// Highest controller epoch promised or seen.
     pub epoch: ControllerEpoch,
-    /// To whom `epoch` was promised.
-    pub voted_for: Option<BrokerId>,
+    /// To whom `epoch` was promised; a broker that comes back on another volume is somebody else.
+    pub voted_for: Option<Voter>,
     /// The newest accepted image.
     pub accepted: Option<Arc<Image>>,
     /// Newest place known to be committed.
@@ -71,10 +75,14 @@ pub struct ControlConfig {
     pub peer_base: String,
     /// Failure domain.
     pub zone: Option<String>,
+    /// Oldest and newest feature level that this program reads and writes; [`VERSIONS`] in production.
+    pub versions: (u16, u16),
     /// Whether the shell seals the records that it stores.
     pub sealed: bool,
     /// Founders of a new cluster; `None`: never founds one. May become known later ([`Input::Genesis`]).
     pub genesis: Option<Vec<BrokerId>>,
+    /// As controller, hand the role to a higher voter that has been back for a while (Bully's preemption, never by force).
+    pub preempt: bool,
     /// Multiplies every timeout: 1 on a LAN, more on starved machines or a WAN.
     pub timeout_scale: u32,
     /// Seed of all randomness in the machine.
@@ -106,6 +114,12 @@ pub enum Weakening {
     ApplyUncommitted,
     /// A voter with a new volume keeps its vote (11 `amnesiac_voter`).
     AmnesiacVoter,
+    /// A promise names a broker, whatever volume it runs on (`founder_replaced_while_founding`).
+    PromiseNamesBroker,
+    /// An older copy of a volume is taken for the volume (14 `pv_rollback`).
+    OldCopyTrusted,
+    /// A program takes images of feature levels that it does not know (40 `mixed_version_drops_field`).
+    AnyFeatureLevel,
     /// Any majority of empty voters may found a cluster (12 `two_amnesiacs_found_a_cluster`).
     GenesisByMajority,
     /// An ACCEPT of its own epoch does not end a candidacy (45 `candidate_survives_same_epoch_accept`).

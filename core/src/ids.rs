@@ -53,6 +53,31 @@ number!(
     BrokerEpoch(u64)
 );
 
+/// One start of a process on a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Counts the starts on that volume, this one included.
+    pub boot: u64,
+    /// The process.
+    pub run_id: RunId,
+}
+
+impl Start {
+    /// Returns whether this start may follow a known one, or is it. If not, the volume is an older copy of itself.
+    pub fn follows(&self, known: Self) -> bool {
+        self.boot > known.boot || *self == known
+    }
+}
+
+/// A broker on one volume: what votes, and what promises are made to. A replaced volume is another voter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Voter {
+    /// Its id.
+    pub id: BrokerId,
+    /// Its volume.
+    pub storage_id: StorageId,
+}
+
 unique!(
     /// Identity of a topic's data. A topic deleted and created again under its old name gets a new one.
     TopicId

@@ -8,6 +8,7 @@ pub mod shared;
 pub mod topic;
 pub mod volume;
 
+use crate::brokers::Brokers;
 use crate::http::Http;
 use crate::proxy::Proxies;
 use anyhow::{Context, bail};
@@ -406,6 +407,20 @@ impl Cluster {
             }
         })
         .await
+    }
+}
+
+impl Brokers for Cluster {
+    fn ids(&self) -> Vec<u32> {
+        Self::ids(self)
+    }
+
+    fn url(&self, id: u32) -> String {
+        Self::url(self, id)
+    }
+
+    fn run_of(&self, id: u32) -> Option<u32> {
+        self.pid(id)
     }
 }
 

@@ -17,11 +17,13 @@ pub mod producers;
 pub mod rng;
 pub mod scenarios;
 mod shell;
+mod shrink;
 mod trace;
 pub mod world;
 
 use pubsub_core::control::Weakening;
 use pubsub_core::invariants::Invariant;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::{Flow, Setup, World};
@@ -79,6 +81,10 @@ pub struct Violation {
     pub scenario: &'static str,
     /// When, ms of simulated time.
     pub at_ms: u64,
+    /// Numbers of the random mix's faults that came before it.
+    pub faults: Vec<u64>,
+    /// Whether others were left out.
+    pub left_out: bool,
     /// The last events before it.
     pub trace: Vec<String>,
 }
@@ -94,11 +100,17 @@ impl fmt::Display for Violation {
             "{name} at {} ms in {} with seed {}: {}",
             self.at_ms, self.scenario, self.seed, self.detail
         )?;
-        writeln!(f, "repeat: make sim SEED={} SCENARIO={}", self.seed, self.scenario)?;
+        let numbers = self.faults.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let (make, cargo) = if self.left_out {
+            (format!(" FAULTS={numbers}"), format!(" SIM_FAULTS={numbers}"))
+        } else {
+            Default::default()
+        };
+        let (seed, scenario) = (self.seed, self.scenario);
+        writeln!(f, "repeat: make sim SEED={seed} SCENARIO={scenario}{make}")?;
         write!(
             f,
-            "    or: SIM_SEED={} SIM_SCENARIO={} cargo test -p pubsub-tests --test sim -- one_seed --nocapture",
-            self.seed, self.scenario
+            "    or: SIM_SEED={seed} SIM_SCENARIO={scenario}{cargo} cargo test -p pubsub-tests --test sim -- one_seed --nocapture"
         )
     }
 }
@@ -106,75 +118,94 @@ impl fmt::Display for Violation {
 /// Runs one scenario under one seed, with the given rules of the machines switched off.
 ///
 /// # Errors
-/// The first broken invariant, or a panic of a machine, with the trace of a second, verbose run.
+/// The first broken invariant, or a panic of a machine, with as few of a random mix's faults as break it too, and the trace of
+/// a second, verbose run with only those.
 pub fn run(seed: u64, scenario: &Scenario, weakened: &[Weakening]) -> Result<Report, Box<Violation>> {
-    if let Ok(report) = run_once(seed, scenario, weakened, false) {
-        return Ok(report);
+    run_with(seed, scenario, weakened, None)
+}
+
+/// Runs as [`run`], but of a random mix only the faults with the given numbers happen.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    seed: u64,
+    scenario: &Scenario,
+    weakened: &[Weakening],
+    only: Option<BTreeSet<u64>>,
+) -> Result<Report, Box<Violation>> {
+    let run = Run { seed, scenario, weakened, only, verbose: false };
+    match run.once() {
+        Ok(report) => Ok(report),
+        Err(violation) => Err(shrink::shrink(&run, &violation)),
     }
-    let violation = run_once(seed, scenario, weakened, true);
-    Err(violation.expect_err("the same seed gives the same run"))
 }
 
 /// Runs as [`run`], but renders and hashes the text of every event: for proving that a run is reproducible.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run`], with nothing left out.
 pub fn run_verbose(seed: u64, scenario: &Scenario, weakened: &[Weakening]) -> Result<Report, Box<Violation>> {
-    run_once(seed, scenario, weakened, true)
+    Run { seed, scenario, weakened, only: None, verbose: true }.once()
 }
 
 /// Runs seeds from `first` on until one shows a violation; `None` if `count` seeds show none.
 pub fn search(first: u64, count: u64, scenario: &Scenario, weakened: &[Weakening]) -> Option<Box<Violation>> {
-    (first..first + count).find_map(|seed| run_once(seed, scenario, weakened, false).err())
+    (first..first + count).find_map(|seed| {
+        let run = Run { seed, scenario, weakened, only: None, verbose: false };
+        run.once().err()
+    })
 }
 
-fn run_once(
+/// One run to be made.
+#[derive(Clone)]
+struct Run<'a> {
     seed: u64,
-    scenario: &Scenario,
-    weakened: &[Weakening],
+    scenario: &'a Scenario,
+    weakened: &'a [Weakening],
+    only: Option<BTreeSet<u64>>,
     verbose: bool,
-) -> Result<Report, Box<Violation>> {
-    let trace_lines =
-        std::env::var("SIM_TRACE_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(150);
-    let setup = Setup {
-        seed,
-        brokers: scenario.brokers,
-        voters: scenario.voters,
-        weakened: weakened.to_vec(),
-        verbose,
-        trace_lines,
-    };
-    let mut world = None;
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let world = world.insert(World::new(setup));
-        (scenario.script)(world)
-    }));
-    let violation = |world: &mut World, invariant, detail| {
-        let at_ms = world.now();
-        let trace = world.trace.take_lines();
-        Box::new(Violation { invariant, detail, seed, scenario: scenario.name, at_ms, trace })
-    };
-    let Some(world) = world.as_mut() else {
-        let trace = Vec::new();
-        let detail = "the world could not be made".to_owned();
-        return Err(Box::new(Violation {
-            invariant: None,
+}
+
+impl Run<'_> {
+    fn once(&self) -> Result<Report, Box<Violation>> {
+        let trace_lines =
+            std::env::var("SIM_TRACE_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(150);
+        let setup = Setup {
+            seed: self.seed,
+            brokers: self.scenario.brokers,
+            voters: self.scenario.voters,
+            weakened: self.weakened.to_vec(),
+            verbose: self.verbose,
+            trace_lines,
+            faults: self.only.clone(),
+        };
+        let mut world = World::new(setup);
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.scenario.script)(&mut world)));
+        if let Err(panic) = outcome {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            return Err(self.violation(&mut world, None, text.unwrap_or_default()));
+        }
+        if let Some((invariant, detail)) = world.broken.take() {
+            return Err(self.violation(&mut world, Some(invariant), detail));
+        }
+        Ok(world.report())
+    }
+
+    fn violation(&self, world: &mut World, invariant: Option<Invariant>, detail: String) -> Box<Violation> {
+        let happened = |number: &u64| self.only.as_ref().is_none_or(|only| only.contains(number));
+        Box::new(Violation {
+            invariant,
             detail,
-            seed,
-            scenario: scenario.name,
-            at_ms: 0,
-            trace,
-        }));
-    };
-    if let Err(panic) = outcome {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        return Err(violation(world, None, text.unwrap_or_default()));
+            seed: self.seed,
+            scenario: self.scenario.name,
+            at_ms: world.now(),
+            faults: (0..world.faults).filter(happened).collect(),
+            left_out: self.only.is_some(),
+            trace: world.trace.take_lines(),
+        })
     }
-    if let Some((invariant, detail)) = world.broken.take() {
-        return Err(violation(world, Some(invariant), detail));
-    }
-    Ok(world.report())
 }
 
 impl World {

@@ -10,7 +10,7 @@ pub mod publisher;
 pub mod reader;
 pub mod watch;
 
-use crate::cluster::Cluster;
+use crate::brokers::Brokers;
 use crate::history::{History, Ms, Outcome, Span};
 use crate::sim::rng::Rng;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl Clock {
 #[derive(Clone, Debug)]
 pub struct Stage {
     /// The cluster.
-    pub cluster: Arc<Cluster>,
+    pub cluster: Arc<dyn Brokers>,
     /// Its clock.
     pub clock: Clock,
     progress: Arc<Vec<AtomicUsize>>,
@@ -54,9 +54,10 @@ pub struct Stage {
 
 impl Stage {
     /// Sets the stage for so many publishers.
-    pub fn new(cluster: &Arc<Cluster>, publishers: usize) -> Self {
+    pub fn new(cluster: &Arc<impl Brokers + 'static>, publishers: usize) -> Self {
         let progress = (0..publishers).map(|_| AtomicUsize::new(0)).collect();
-        Self { cluster: Arc::clone(cluster), clock: Clock::start(), progress: Arc::new(progress) }
+        let cluster: Arc<dyn Brokers> = cluster.clone();
+        Self { cluster, clock: Clock::start(), progress: Arc::new(progress) }
     }
 
     /// Returns how many records each publisher got acknowledged so far.
@@ -129,13 +130,13 @@ struct Route {
 const TURN: u32 = 64;
 
 impl Route {
-    fn new(cluster: &Cluster, seed: u64) -> Self {
+    fn new(cluster: &Arc<dyn Brokers>, seed: u64) -> Self {
         let mut route = Self { broker: 0, answered: 0, rng: Rng::new(seed) };
         route.broker = route.rng.pick(&cluster.ids()).unwrap_or_default();
         route
     }
 
-    fn answered(&mut self, cluster: &Cluster) {
+    fn answered(&mut self, cluster: &Arc<dyn Brokers>) {
         self.answered += 1;
         if self.answered.is_multiple_of(TURN) {
             self.next(cluster);
@@ -143,13 +144,13 @@ impl Route {
     }
 
     /// Goes on to the next broker after a failure, and takes a breath.
-    async fn failed(&mut self, cluster: &Cluster) {
+    async fn failed(&mut self, cluster: &Arc<dyn Brokers>) {
         self.next(cluster);
         tokio::time::sleep(PACE).await;
     }
 
     /// Goes on to the next broker in a ring, as a client does that tries each once.
-    fn next(&mut self, cluster: &Cluster) {
+    fn next(&mut self, cluster: &Arc<dyn Brokers>) {
         let ids = cluster.ids();
         self.broker =
             ids.iter().copied().find(|id| *id > self.broker).or(ids.first().copied()).unwrap_or_default();

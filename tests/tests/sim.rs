@@ -9,7 +9,7 @@ mod mutants;
 mod scenarios;
 
 use pubsub_tests::sim::scenarios::{MIXES, named};
-use pubsub_tests::sim::{Report, Scenario, run, run_verbose};
+use pubsub_tests::sim::{Report, Scenario, run, run_verbose, run_with, search};
 use std::time::Instant;
 
 /// Seeds over all mixes, unless `SIM_SEEDS` says otherwise.
@@ -101,7 +101,22 @@ fn the_same_seed_gives_byte_identical_traces() {
     }
 }
 
-/// Repeats one run (or so many first seeds): `SIM_SEED` and `SIM_SCENARIO` as a failure prints them, `SIM_WITHOUT` a rule to be switched off.
+#[test]
+fn a_failing_schedule_is_shrunk_to_the_faults_that_it_takes() {
+    let rule = [pubsub_core::control::Weakening::UnprovenLeadership];
+    let mix = named("ordinary_3").unwrap();
+    let found = search(1, 100, &mix, &rule).unwrap();
+    let shrunk = run(found.seed, &mix, &rule).unwrap_err();
+    assert_eq!(shrunk.invariant, found.invariant);
+    assert!(shrunk.faults.len() < found.faults.len(), "{} of {}", shrunk.faults.len(), found.faults.len());
+    let only = shrunk.faults.iter().copied().collect();
+    let again = run_with(found.seed, &mix, &rule, Some(only)).unwrap_err();
+    assert_eq!((again.invariant, again.at_ms), (shrunk.invariant, shrunk.at_ms));
+    assert!(shrunk.to_string().contains("FAULTS="), "{shrunk}");
+}
+
+/// Repeats one run (or so many first seeds): `SIM_SEED`, `SIM_SCENARIO` and `SIM_FAULTS` as a failure prints them, `SIM_WITHOUT`
+/// a rule to be switched off.
 #[test]
 fn one_seed() {
     let name = std::env::var("SIM_SCENARIO").unwrap_or_else(|_| "ordinary_3".to_owned());
@@ -109,9 +124,11 @@ fn one_seed() {
     let without = std::env::var("SIM_WITHOUT").unwrap_or_default();
     let without: Vec<_> =
         mutants::TESTED.iter().copied().filter(|rule| format!("{rule:?}") == without).collect();
+    let faults = std::env::var("SIM_FAULTS").ok();
+    let faults = faults.map(|text| text.split(',').filter_map(|number| number.trim().parse().ok()).collect());
     let first = setting("SIM_SEED").unwrap_or(1);
     for seed in first..first + setting("SIM_SEEDS").filter(|_| setting("SIM_SEED").is_none()).unwrap_or(1) {
-        match run(seed, &scenario, &without) {
+        match run_with(seed, &scenario, &without, faults.clone()) {
             Ok(report) => println!("{scenario:?} with seed {seed}: {report:?}"),
             Err(violation) => panic!("{violation}"),
         }

@@ -228,7 +228,7 @@ fn described(
         api_base: entry.api_base.clone(),
         state,
         draining: entry.draining,
-        voter: image.voters.get(&id) == Some(&entry.storage_id),
+        voter: image.is_voter(id, entry.storage_id),
         controller: controller == Some(id),
         zone: entry.zone.clone(),
         sealed: entry.sealed,

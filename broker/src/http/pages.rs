@@ -309,6 +309,7 @@ mod tests {
             sealed: None,
             state,
             draining: false,
+            rolled_back: false,
         };
         Image {
             cluster_id: ClusterId(Uuid::nil()),

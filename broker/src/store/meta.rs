@@ -5,7 +5,7 @@ use super::volume::{Paths, VolumeLock, drop_ballast, lay_ballast};
 use super::{OpenError, StoreError};
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Event, Hard};
-use pubsub_core::ids::{At, BrokerId, ClusterId, ControllerEpoch, StorageId};
+use pubsub_core::ids::{At, BrokerId, ClusterId, ControllerEpoch, StorageId, Voter};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -148,7 +148,12 @@ fn check_forward(old: &Hard, new: &Hard) -> Result<(), StoreError> {
     // A voter that promised an epoch to who did not win it is bound to the winner when that one is heard. There is one
     // winner: whose image was accepted in this epoch keeps the promise.
     let settled = new.voted_for.is_none() || place(old).is_some_and(|at| at.epoch == old.epoch);
-    if new.epoch == old.epoch && old.voted_for.is_some() && new.voted_for != old.voted_for && settled {
+    let same = match (old.voted_for, new.voted_for) {
+        // The volume was not written down yet when this promise was made.
+        (Some(old), Some(new)) if old.storage_id.0.is_nil() => old.id == new.id,
+        (old, new) => old.is_none() || old == new,
+    };
+    if new.epoch == old.epoch && !same && settled {
         return refuse(format!("epoch {} was promised to another broker", new.epoch));
     }
     if place(new) < place(old) {
@@ -171,7 +176,7 @@ fn write_volume(connection: &Connection, hard: &Hard) -> Result<(), StoreError> 
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO volume(one, cluster_id, broker_id, storage_id, boot, epoch, voted_for,
-                 committed_epoch, committed_version) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                 voted_storage, committed_epoch, committed_version) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             hard.cluster_id.map(|id| id.0.into_bytes()),
@@ -179,7 +184,8 @@ fn write_volume(connection: &Connection, hard: &Hard) -> Result<(), StoreError> 
             hard.storage_id.0.as_bytes(),
             signed(hard.boot)?,
             signed(hard.epoch.0)?,
-            hard.voted_for.map(|id| id.0),
+            hard.voted_for.map(|to| to.id.0),
+            hard.voted_for.map(|to| to.storage_id.0.into_bytes()),
             signed(hard.committed.epoch.0)?,
             signed(hard.committed.version)?,
         ])?;
@@ -204,18 +210,21 @@ pub(crate) fn read_hard(connection: &Connection, path: &Path) -> Result<Option<H
     let failed = |source| OpenError::sqlite(path, source);
     let hard = connection
         .query_row(
-            "SELECT cluster_id, broker_id, storage_id, boot, epoch, voted_for, committed_epoch, committed_version
+            "SELECT cluster_id, broker_id, storage_id, boot, epoch, voted_for, committed_epoch, committed_version,
+                    voted_storage
              FROM volume",
             [],
             |row| {
                 let version = unsigned(row, 7)?;
+                let volume = row.get::<_, Option<[u8; 16]>>(8)?.map_or(Uuid::nil(), Uuid::from_bytes);
+                let voter = |id| Voter { id: BrokerId(id), storage_id: StorageId(volume) };
                 Ok(Hard {
                     cluster_id: row.get::<_, Option<[u8; 16]>>(0)?.map(|id| ClusterId(Uuid::from_bytes(id))),
                     broker_id: BrokerId(row.get(1)?),
                     storage_id: StorageId(Uuid::from_bytes(row.get(2)?)),
                     boot: unsigned(row, 3)?,
                     epoch: ControllerEpoch(unsigned(row, 4)?),
-                    voted_for: row.get::<_, Option<u32>>(5)?.map(BrokerId),
+                    voted_for: row.get::<_, Option<u32>>(5)?.map(voter),
                     accepted: None,
                     committed: At { epoch: ControllerEpoch(unsigned(row, 6)?), version },
                 })

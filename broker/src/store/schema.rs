@@ -32,7 +32,7 @@ pub(crate) const RECORDS: FileKind =
     FileKind { application_id: 0x5053_4252, migrations: &[RECORDS_1, RECORDS_2], views: views::records };
 /// `meta.sqlite`.
 pub(crate) const META: FileKind =
-    FileKind { application_id: 0x5053_424d, migrations: &[META_1], views: String::new };
+    FileKind { application_id: 0x5053_424d, migrations: &[META_1, META_2], views: String::new };
 
 const RECORDS_1: &str = "
 CREATE TABLE volume(one INTEGER PRIMARY KEY CHECK(one = 1), storage_id BLOB NOT NULL);
@@ -63,6 +63,11 @@ CREATE TABLE volume(one INTEGER PRIMARY KEY CHECK(one = 1), cluster_id BLOB, bro
 CREATE TABLE accepted(one INTEGER PRIMARY KEY CHECK(one = 1), epoch INTEGER NOT NULL, version INTEGER NOT NULL,
     sha256 BLOB NOT NULL, image BLOB NOT NULL);
 CREATE TABLE event(id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, event TEXT NOT NULL);
+";
+
+/// Promises name the volume of their receiver. Of an older promise it is not known: nobody else gets that epoch.
+const META_2: &str = "
+ALTER TABLE volume ADD COLUMN voted_storage BLOB;
 ";
 
 /// Refuses a SQLite library that is known to lose committed data.

@@ -5,7 +5,7 @@ use super::image::Image;
 use super::machine::{Control, founders};
 use super::{Event, Weakening};
 use crate::Mono;
-use crate::ids::{At, BrokerId, ControllerEpoch, StorageId};
+use crate::ids::{At, BrokerId, ControllerEpoch, StorageId, Voter};
 use crate::wire::internal::{Heard, Message};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +92,7 @@ impl Control {
     /// Stands for the next epoch.
     fn claim(&mut self, now: Mono, handover: bool, answers: &BTreeMap<BrokerId, Answer>) {
         self.hard.epoch = ControllerEpoch(self.hard.epoch.max(self.seen_epoch).0 + 1);
-        self.hard.voted_for = Some(self.me);
+        self.hard.voted_for = Some(self.voter());
         self.see_epoch(self.hard.epoch);
         self.election.controller = None;
         self.election.began.get_or_insert(now);
@@ -100,7 +100,7 @@ impl Control {
             self.persist();
         }
         let empty = |(id, answer): (&BrokerId, &Answer)| {
-            (!answer.in_cluster).then_some((*id, (answer.storage_id, answer.boot)))
+            (!answer.in_cluster).then_some((*id, (answer.storage_id, answer.start)))
         };
         let founders = self.hard.accepted.is_none().then(|| answers.iter().filter_map(empty).collect());
         self.election.role = Role::Claiming(Claim {
@@ -121,25 +121,31 @@ impl Control {
         let Role::Claiming(claim) = &self.election.role else { return };
         let expected: Vec<_> = match (&claim.founders, &self.hard.accepted) {
             (Some(founders), _) => {
-                founders.iter().map(|(id, (storage, boot))| (*id, *storage, *boot)).collect()
+                founders.iter().map(|(id, (storage, start))| (*id, *storage, Some(*start))).collect()
             }
             (None, Some(image)) => {
-                let boot = |id: &BrokerId, storage: &StorageId| {
-                    let known = image.brokers.get(id).filter(|entry| entry.storage_id == *storage);
-                    known.map_or(0, |entry| entry.boot)
+                let known = |(id, storage): (&BrokerId, &StorageId)| {
+                    (*id, *storage, image.start_of(Voter { id: *id, storage_id: *storage }))
                 };
-                image.voters.iter().map(|(id, storage)| (*id, *storage, boot(id, storage))).collect()
+                image.voters.iter().map(known).collect()
             }
             (None, None) => Vec::new(),
         };
         let genesis = claim.founders.as_ref().and(self.genesis.clone());
         let (handover, granted) = (claim.handover, claim.grants.clone());
-        for (voter, expect_storage, expect_boot) in expected {
+        for (voter, expect_storage, expect_start) in expected {
             if !granted.contains_key(&voter) {
                 let (epoch, accepted) = (self.hard.epoch, self.accepted_at());
-                let genesis = genesis.clone();
-                let claim =
-                    Message::Claim { epoch, accepted, expect_storage, expect_boot, handover, genesis };
+                let (genesis, start) = (genesis.clone(), self.start());
+                let claim = Message::Claim {
+                    epoch,
+                    accepted,
+                    start,
+                    expect_storage,
+                    expect_start,
+                    handover,
+                    genesis,
+                };
                 self.send(voter, claim);
             }
         }
@@ -154,7 +160,7 @@ impl Control {
     }
 
     pub(super) fn on_ok(&mut self, now: Mono, from: BrokerId, message: Message) {
-        let Message::Ok { round, epoch, hears, can_lead, cluster_id, storage_id, boot, genesis, accepted } =
+        let Message::Ok { round, epoch, hears, can_lead, cluster_id, storage_id, start, genesis, accepted } =
             message
         else {
             return;
@@ -166,7 +172,7 @@ impl Control {
             can_lead,
             in_cluster: cluster_id.is_some() || accepted != At::default(),
             storage_id,
-            boot,
+            start,
             genesis: genesis.map(founders),
         };
         if let Role::Probing(probe) = &mut self.election.role
@@ -215,7 +221,7 @@ impl Control {
             can_lead,
             cluster_id: self.hard.cluster_id,
             storage_id: self.hard.storage_id,
-            boot: self.hard.boot,
+            start: self.start(),
             genesis: self.genesis.clone(),
         };
         self.send(from, answer);
@@ -225,23 +231,27 @@ impl Control {
         }
     }
 
-    pub(super) fn on_claim(&mut self, now: Mono, from: BrokerId, claim: Message) {
-        let Message::Claim { epoch, accepted, expect_storage, expect_boot, handover, genesis } = claim else {
+    pub(super) fn on_claim(&mut self, now: Mono, candidate: Voter, claim: Message) {
+        let Message::Claim { epoch, accepted, start, expect_storage, expect_start, handover, genesis } =
+            claim
+        else {
             return;
         };
         self.see_epoch(epoch);
+        let from = candidate.id;
         let volume = expect_storage == self.hard.storage_id || self.weakened(Weakening::AmnesiacVoter);
+        let whole = self.is_whole(expect_start) && !self.is_old_copy(candidate, start);
         let founding = genesis.is_none_or(|list| self.may_found() && Some(founders(list)) == self.genesis);
         let bound = !handover && self.hears_controller(now) && self.election.controller != Some(from);
-        let free = self.hard.voted_for.is_none_or(|to| to == from) || self.weakened(Weakening::DoubleVote);
+        let free = self.promised_to(candidate) || self.weakened(Weakening::DoubleVote);
         let open = epoch > self.hard.epoch || (epoch == self.hard.epoch && free);
-        let granted = volume && expect_boot <= self.hard.boot && founding && !bound && open;
-        if granted && (epoch, Some(from)) != (self.hard.epoch, self.hard.voted_for) {
+        let granted = volume && whole && founding && !bound && open;
+        if granted && (epoch, Some(candidate)) != (self.hard.epoch, self.hard.voted_for) {
             let wait = self.patience();
             self.withdraw(now, wait);
             self.election.controller = None;
             self.hard.epoch = epoch;
-            self.hard.voted_for = Some(from);
+            self.hard.voted_for = Some(candidate);
             if !self.weakened(Weakening::PromiseNotPersisted) {
                 self.persist();
             }
@@ -253,13 +263,15 @@ impl Control {
             granted,
             accepted: mine,
             image: if fresher { self.hard.accepted.clone() } else { None },
+            to_storage: candidate.storage_id,
             storage_id: self.hard.storage_id,
         };
         self.send(from, grant);
     }
 
     pub(super) fn on_grant(&mut self, now: Mono, from: BrokerId, from_storage: StorageId, grant: Message) {
-        let Message::Grant { epoch, granted, accepted: at, image, storage_id: storage } = grant else {
+        let Message::Grant { epoch, granted, accepted: at, image, to_storage, storage_id: storage } = grant
+        else {
             return;
         };
         if !granted {
@@ -270,7 +282,8 @@ impl Control {
             }
             return;
         }
-        if epoch != self.hard.epoch || storage != from_storage {
+        let meant = to_storage == self.hard.storage_id || self.weakened(Weakening::PromiseNamesBroker);
+        if epoch != self.hard.epoch || storage != from_storage || !meant {
             return;
         }
         let known = self.accepted_at();

@@ -27,6 +27,7 @@ struct Node {
 struct Cluster {
     now: Mono,
     founders: Option<Vec<BrokerId>>,
+    preempt: bool,
     nodes: BTreeMap<BrokerId, Node>,
     disks: BTreeMap<BrokerId, Hard>,
     queue: BTreeMap<(Mono, u64), (BrokerId, Input)>,
@@ -62,6 +63,7 @@ impl Cluster {
         Self {
             now: 1_000,
             founders: Some(founders.iter().map(|id| b(*id)).collect()),
+            preempt: false,
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -108,12 +110,14 @@ impl Cluster {
         let mut disk = self.disks.remove(&b(id)).unwrap_or(fresh);
         disk.boot += 1;
         let config = ControlConfig {
+            versions: super::VERSIONS,
             run_id: RunId(Uuid::from_u128(u128::from(self.sequence))),
             api_base: format!("http://b{id}:8080"),
             peer_base: format!("http://b{id}:9090"),
             zone: None,
             sealed: false,
             genesis: self.founders.clone(),
+            preempt: self.preempt,
             timeout_scale: 1,
             seed: self.sequence,
             weakened: self.weakened.clone(),

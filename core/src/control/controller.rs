@@ -3,8 +3,9 @@
 use super::election::Role;
 use super::image::{BrokerState, Draft};
 use super::machine::Control;
+use super::machine::too_new;
 use super::session::Session;
-use super::{Action, Event, Ticket, drain, elect, moves, policy};
+use super::{Action, Event, Ticket, drain, elect, moves, policy, voters};
 use crate::Mono;
 use crate::ids::{At, BrokerId, TopicId};
 use crate::wire::internal::Message;
@@ -114,6 +115,11 @@ impl Control {
             let Some(since) = newcomer.map(|(_, since, _)| since).or((id == me).then_some(now)) else {
                 continue;
             };
+            let (oldest, newest) = wish.versions;
+            if !(oldest..=newest).contains(&image.feature_level) && !lapses.any_level {
+                refused.push((id, wish.run_id, too_new(image.feature_level, wish.versions)));
+                continue;
+            }
             let known = image.brokers.get(&id);
             let successor =
                 known.is_none_or(|known| known.storage_id == wish.storage_id && wish.boot > known.boot);
@@ -122,7 +128,9 @@ impl Control {
             if !successor && taken && id != me {
                 // Two processes of one id answer: the registered one stays, the other one has to go.
                 if now >= since + 2 * timing.session {
-                    refused.push((id, wish.run_id));
+                    let reason =
+                        format!("broker {id} is another process, which is alive; give this one its own id");
+                    refused.push((id, wish.run_id, reason));
                 } else {
                     leading.registrations.insert(id, wish);
                 }
@@ -132,8 +140,7 @@ impl Control {
             let ops = policy::register(draft.image(), &wish, draft.at().version, lapses);
             draft.extend(ops);
         }
-        for (to, run_id) in refused {
-            let reason = format!("broker {to} is another process, which is alive; give this one its own id");
+        for (to, run_id, reason) in refused {
             self.send(to, Message::RegisterRefused { run_id, reason });
         }
     }
@@ -190,8 +197,10 @@ impl Control {
             leading.sessions.iter().filter_map(stable).collect::<BTreeSet<_>>()
         };
         let founders = self.genesis.as_deref().unwrap_or_default();
-        let op = policy::restore_voter(draft.image(), self.me, &since(timing.replace), founders);
+        let op = voters::restore(draft.image(), self.me, &since(timing.replace), founders);
         let stable: BTreeSet<_> = since(timing.balance).difference(&avoid).copied().collect();
+        draft.extend(op.into_iter().collect());
+        let op = voters::raise_level(draft.image(), &since(timing.raise), self.config.versions);
         draft.extend(op.into_iter().collect());
         if now >= leading.next_balance {
             leading.next_balance = now + timing.balance;

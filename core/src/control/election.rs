@@ -10,7 +10,7 @@ use super::machine::{Control, founders};
 use super::register::Leading;
 use super::{Event, Weakening};
 use crate::Mono;
-use crate::ids::{At, BrokerId, ControllerEpoch, StorageId};
+use crate::ids::{At, BrokerId, ControllerEpoch, Start, StorageId, Voter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub(super) struct Answer {
     pub(super) can_lead: bool,
     pub(super) in_cluster: bool,
     pub(super) storage_id: StorageId,
-    pub(super) boot: u64,
+    pub(super) start: Start,
     pub(super) genesis: Option<Vec<BrokerId>>,
 }
 
@@ -54,8 +54,8 @@ pub(super) struct Claim {
     pub(super) until: Mono,
     pub(super) resend: Mono,
     pub(super) handover: bool,
-    /// For genesis: the volumes and boots of all other founders.
-    pub(super) founders: Option<BTreeMap<BrokerId, (StorageId, u64)>>,
+    /// For genesis: the volumes and processes of all other founders.
+    pub(super) founders: Option<BTreeMap<BrokerId, (StorageId, Start)>>,
     pub(super) grants: BTreeMap<BrokerId, StorageId>,
     /// Where the granters' accepted images are.
     pub(super) accepted: BTreeMap<BrokerId, At>,
@@ -265,9 +265,36 @@ impl Control {
         }
     }
 
+    /// Returns this broker on its present volume.
+    pub(super) fn voter(&self) -> Voter {
+        Voter { id: self.me, storage_id: self.hard.storage_id }
+    }
+
+    /// Returns whether the present epoch is promised to nobody else.
+    pub(super) fn promised_to(&self, candidate: Voter) -> bool {
+        let any_volume = self.weakened(Weakening::PromiseNamesBroker);
+        self.hard.voted_for.is_none_or(|to| to == candidate || (any_volume && to.id == candidate.id))
+    }
+
+    /// Returns the start of this process.
+    pub(super) fn start(&self) -> Start {
+        Start { boot: self.hard.boot, run_id: self.config.run_id }
+    }
+
+    /// Returns whether this volume is not older than what others know of it.
+    pub(super) fn is_whole(&self, known: Option<Start>) -> bool {
+        known.is_none_or(|known| self.start().follows(known)) || self.weakened(Weakening::OldCopyTrusted)
+    }
+
+    /// Returns whether another broker runs on an older copy of its volume, as far as is known here.
+    pub(super) fn is_old_copy(&self, of: Voter, start: Start) -> bool {
+        let known = self.hard.accepted.as_ref().and_then(|image| image.start_of(of));
+        known.is_some_and(|known| !start.follows(known)) && !self.weakened(Weakening::OldCopyTrusted)
+    }
+
     /// Takes a higher epoch, or this epoch's only rightful controller, as promised to its sender. Returns whether
     /// that has to be persisted.
-    pub(super) fn adopt_epoch(&mut self, from: BrokerId, epoch: ControllerEpoch) -> bool {
+    pub(super) fn adopt_epoch(&mut self, from: Voter, epoch: ControllerEpoch) -> bool {
         self.see_epoch(epoch);
         let news = epoch > self.hard.epoch || (epoch == self.hard.epoch && self.hard.voted_for != Some(from));
         if news {

@@ -40,6 +40,11 @@ pub enum Event {
         /// Whether it came with another volume than it had: it left every ISR.
         volume_replaced: bool,
     },
+    /// A broker runs on an older copy of its volume: it left every ISR, and votes no more.
+    BrokerRolledBack {
+        /// Who.
+        broker: BrokerId,
+    },
     /// A broker is taken for silent, or leaves.
     BrokerFenced {
         /// Who.
@@ -189,6 +194,10 @@ fn broker_events(
         let volume_replaced = before.is_some_and(|before| before.storage_id != entry.storage_id);
         events.push(Event::BrokerRegistered { broker, volume_replaced });
     }
+    let known = before.is_some_and(|before| before.rolled_back && before.storage_id == entry.storage_id);
+    if entry.rolled_back && !known {
+        events.push(Event::BrokerRolledBack { broker });
+    }
     if before.is_some_and(|before| before.state == entry.state) {
         return;
     }
@@ -278,7 +287,8 @@ fn isr_cause(
     }
     let Some(left) = left else { return IsrCause::CaughtUp };
     let volume = |image: &Image| image.brokers.get(&left).map(|entry| entry.storage_id);
-    if volume(old) != volume(new) {
+    let rolled_back = |image: &Image| image.brokers.get(&left).is_some_and(|entry| entry.rolled_back);
+    if volume(old) != volume(new) || rolled_back(new) && !rolled_back(old) {
         IsrCause::VolumeReplaced
     } else if !now.replicas.contains(&left) {
         IsrCause::Moved

@@ -3,10 +3,14 @@
 use super::image::{BrokerEntry, BrokerState, Image, Op, PartitionEntry, TopicConfig, TopicEntry};
 use crate::ids::{
     BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, PartEpoch, RunId, StorageId, TopicId,
-    TopicName,
+    TopicName, Voter,
 };
 use std::sync::Arc;
 use uuid::Uuid;
+
+pub(super) fn voter(id: u32) -> Voter {
+    Voter { id: BrokerId(id), storage_id: storage(id) }
+}
 
 pub(super) fn storage(id: u32) -> StorageId {
     StorageId(Uuid::from_u128(1_000 + u128::from(id)))
@@ -29,6 +33,7 @@ pub(super) fn broker(id: u32) -> BrokerEntry {
         sealed: None,
         state: BrokerState::Active,
         draining: false,
+        rolled_back: false,
     }
 }
 

@@ -4,8 +4,8 @@
 //! different images from the same operations. Images form one hash chain (invariant M1).
 
 use crate::ids::{
-    At, BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, PartEpoch, RunId, StorageId, TopicId,
-    TopicName, TopicPartition,
+    At, BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, PartEpoch, RunId, Start, StorageId,
+    TopicId, TopicName, TopicPartition, Voter,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -93,6 +93,16 @@ pub struct BrokerEntry {
     /// It is to be emptied: unless it is silent its state is [`BrokerState::Draining`], also after a restart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// Its volume was found to be an older copy of itself. It has forgotten promises, so it never votes again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rolled_back: bool,
+}
+
+impl BrokerEntry {
+    /// Returns the start of its process.
+    pub fn start(&self) -> Start {
+        Start { boot: self.boot, run_id: self.run_id }
+    }
 }
 
 /// What a broker may be given.
@@ -418,9 +428,20 @@ impl Image {
         draining && !self.partitions().any(|(_, _, entry)| entry.replicas.contains(&id))
     }
 
-    /// Returns whether a broker with that volume votes.
+    /// Returns whether the promises of a broker with that volume count.
     pub fn is_voter(&self, id: BrokerId, storage_id: StorageId) -> bool {
-        self.voters.get(&id) == Some(&storage_id)
+        self.voters.get(&id) == Some(&storage_id) && !self.is_rolled_back(id, storage_id)
+    }
+
+    /// Returns whether a broker's volume was found to be an older copy of itself.
+    pub fn is_rolled_back(&self, id: BrokerId, storage_id: StorageId) -> bool {
+        self.brokers.get(&id).is_some_and(|entry| entry.storage_id == storage_id && entry.rolled_back)
+    }
+
+    /// Returns the newest start on that volume of a broker that is known; `None` if it never registered with it.
+    pub fn start_of(&self, broker: Voter) -> Option<Start> {
+        let entry = self.brokers.get(&broker.id).filter(|entry| entry.storage_id == broker.storage_id)?;
+        Some(entry.start())
     }
 
     /// Returns the entry of a broker if it is about this very process.

@@ -6,15 +6,13 @@ use super::image::Image;
 use super::timing::Timing;
 use super::{Action, ControlConfig, Counters, Event, Hard, Input, Status, Weakening, event, policy};
 use crate::Mono;
-use crate::ids::{At, BrokerEpoch, BrokerId, ControllerEpoch, StorageId};
+use crate::ids::{At, BrokerEpoch, BrokerId, ControllerEpoch, StorageId, Voter};
 use crate::wire::internal::{Message, Registration};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Feature levels that this build reads.
-const VERSIONS: (u16, u16) = (1, 1);
 /// Commits that one step may make in a row: a single voter commits by itself, and each commit may ask for the next.
 const COMMITS_PER_STEP_MAX: usize = 16;
 /// Peers that one announcement or gossip round goes to.
@@ -107,6 +105,8 @@ impl Control {
             unclean: machine.weakened(Weakening::UncleanElection),
             moves_at_once: machine.weakened(Weakening::MoveWithoutSync),
             drains_at_once: machine.weakened(Weakening::DrainWithoutSync),
+            old_copies: machine.weakened(Weakening::OldCopyTrusted),
+            any_level: machine.weakened(Weakening::AnyFeatureLevel),
         };
         machine.first_wait(now);
         machine.due = machine.deadline();
@@ -120,6 +120,10 @@ impl Control {
         }
         if !self.started {
             self.started = true;
+            if let Some(level) = self.unreadable() {
+                self.halt(too_new(level, self.config.versions));
+                return std::mem::take(&mut self.out);
+            }
             if let Some(image) = self.applied.take() {
                 self.apply(image);
             }
@@ -203,6 +207,18 @@ impl Control {
         cfg!(feature = "weakened") && self.config.weakened.contains(&rule)
     }
 
+    /// Returns whether this program knows everything that an image may hold. What it does not know it would drop.
+    pub(super) fn reads(&self, image: &Image) -> bool {
+        let (oldest, newest) = self.config.versions;
+        (oldest..=newest).contains(&image.feature_level) || self.weakened(Weakening::AnyFeatureLevel)
+    }
+
+    /// Returns the level of the accepted image, if this program can't read it.
+    fn unreadable(&self) -> Option<u16> {
+        let image = self.hard.accepted.as_ref()?;
+        (!self.reads(image)).then_some(image.feature_level)
+    }
+
     pub(super) fn send(&mut self, to: BrokerId, message: Message) {
         self.counters.election_messages_sent += u64::from(is_election(&message));
         self.counters.heartbeats_sent += u64::from(matches!(message, Message::Heartbeat { .. }));
@@ -276,7 +292,7 @@ impl Control {
             api_base: self.config.api_base.clone(),
             peer_base: self.config.peer_base.clone(),
             zone: self.config.zone.clone(),
-            versions: VERSIONS,
+            versions: self.config.versions,
             sealed: Some(self.config.sealed),
         }
     }
@@ -332,28 +348,31 @@ impl Control {
         if from == self.me {
             return;
         }
+        let sender = Voter { id: from, storage_id: from_storage };
         self.known.insert(from);
         self.counters.election_messages_received += u64::from(is_election(&message));
         match message {
             Message::Election { round, epoch, .. } => self.on_election(now, from, round, epoch),
             Message::Ok { .. } => self.on_ok(now, from, message),
-            Message::Claim { .. } => self.on_claim(now, from, message),
+            Message::Claim { .. } => self.on_claim(now, sender, message),
             Message::Grant { .. } => self.on_grant(now, from, from_storage, message),
             Message::Coordinator { epoch, .. } => self.on_coordinator(now, from, epoch),
             Message::Handover { epoch } => self.on_handover(now, from, epoch),
-            Message::Accept { epoch, at, hash, body, expect_storage } => {
-                if expect_storage == self.hard.storage_id || self.weakened(Weakening::AmnesiacVoter) {
-                    self.on_accept(now, from, epoch, (at, hash), body);
+            Message::Accept { epoch, at, hash, body, expect_storage, expect_start } => {
+                let volume =
+                    expect_storage == self.hard.storage_id || self.weakened(Weakening::AmnesiacVoter);
+                if volume && self.is_whole(expect_start) {
+                    self.on_accept(now, sender, epoch, (at, hash), body);
                 }
             }
             Message::Accepted { epoch, at, storage_id } => self.on_accepted(now, from, epoch, at, storage_id),
             Message::NeedFull { epoch, at } => self.on_need_full(from, epoch, at),
             Message::Fenced { epoch } => self.on_fenced(now, epoch),
             Message::Committed { epoch, at, hash, body } => {
-                self.on_committed(now, from, epoch, (at, hash), body);
+                self.on_committed(now, sender, epoch, (at, hash), body);
             }
             Message::Heartbeat { epoch, sequence, committed } => {
-                self.on_heartbeat(now, from, epoch, sequence, committed);
+                self.on_heartbeat(now, sender, epoch, sequence, committed);
             }
             Message::HeartbeatAck { .. } => self.on_ack(now, from, from_storage, &message),
             Message::Register(registration) => self.on_register(now, from, registration),
@@ -370,6 +389,15 @@ impl Control {
             }
         }
     }
+}
+
+/// Says why a program can't take part in a cluster.
+pub(super) fn too_new(level: u16, versions: (u16, u16)) -> String {
+    let (oldest, newest) = versions;
+    format!(
+        "the cluster's metadata has feature level {level}, this program reads {oldest} to {newest}: start the version \
+         that the other brokers run"
+    )
 }
 
 fn is_election(message: &Message) -> bool {

@@ -32,6 +32,10 @@ pub(crate) struct Lapses {
     pub(crate) moves_at_once: bool,
     /// What leaves a draining broker counts as in sync at its new place at once.
     pub(crate) drains_at_once: bool,
+    /// An older copy of a volume is taken for the volume.
+    pub(crate) old_copies: bool,
+    /// Programs are admitted that can't read the image.
+    pub(crate) any_level: bool,
 }
 
 /// Operations that do an admin request; none if there is nothing to do.
@@ -187,17 +191,20 @@ pub(crate) fn evacuate(image: &Image, from: &BTreeSet<BrokerId>, lapses: Lapses)
 
 /// Returns whether a process runs on the volume that its id was registered with, and that volume was not rolled back.
 pub(crate) fn keeps_its_data(known: &BrokerEntry, registration: &Registration) -> bool {
-    let same_run = registration.boot == known.boot && registration.run_id == known.run_id;
-    known.storage_id == registration.storage_id && (registration.boot > known.boot || same_run)
+    known.storage_id == registration.storage_id && registration.start().follows(known.start())
 }
 
 /// Returns the operations that admit a process, fenced until it has caught up (R1).
 ///
 /// On the known volume it stays in its ISRs, but never resumes a leader epoch that it held (R2). On another or a rolled
-/// back one it leaves every ISR, below the floor if need be (R3): what it held is gone.
+/// back one it leaves every ISR, below the floor if need be (R3): what it held is gone. A rolled back one has forgotten
+/// promises too, and never votes again.
 pub(crate) fn register(image: &Image, registration: &Registration, version: u64, lapses: Lapses) -> Vec<Op> {
     let id = registration.id;
-    let keeps = image.brokers.get(&id).is_some_and(|known| keeps_its_data(known, registration));
+    let known = image.brokers.get(&id);
+    let same_volume = known.filter(|known| known.storage_id == registration.storage_id);
+    let keeps = known.is_some_and(|known| keeps_its_data(known, registration))
+        || (lapses.old_copies && same_volume.is_some());
     let entry = BrokerEntry {
         storage_id: registration.storage_id,
         boot: registration.boot,
@@ -209,7 +216,8 @@ pub(crate) fn register(image: &Image, registration: &Registration, version: u64,
         versions: registration.versions,
         sealed: registration.sealed,
         state: BrokerState::Fenced,
-        draining: image.brokers.get(&id).is_some_and(|known| known.draining),
+        draining: known.is_some_and(|known| known.draining),
+        rolled_back: same_volume.is_some_and(|known| known.rolled_back || !keeps),
     };
     let mut ops = vec![Op::SetBroker { id, entry }];
     let alone = BTreeSet::from([id]);
@@ -308,31 +316,6 @@ pub(crate) fn prefer(image: &Image, stable: &BTreeSet<BrokerId>) -> Vec<Op> {
     away.take(LEADERS_MOVED_MAX).collect()
 }
 
-/// Returns the next step of giving a founder that lost its volume its vote back: the old volume is dropped, and once
-/// that is committed the new one is added. In one step, old and new majorities would not overlap.
-///
-/// `ready` are brokers that have followed for a while and hold the newest image; nothing happens unless all voters
-/// but the wiped one are among them (or are this controller).
-pub(crate) fn restore_voter(
-    image: &Image,
-    me: BrokerId,
-    ready: &BTreeSet<BrokerId>,
-    founders: &[BrokerId],
-) -> Option<Op> {
-    let storage = |id: &BrokerId| image.brokers.get(id).map(|entry| entry.storage_id);
-    let lost = |id: &&BrokerId| image.voters.get(id).copied() != storage(id);
-    let wiped = founders.iter().filter(|id| ready.contains(id) && image.is_active(**id)).find(lost)?;
-    let whole = image.voters.keys().all(|id| id == wiped || *id == me || ready.contains(id));
-    if !whole {
-        return None;
-    }
-    let mut voters = image.voters.clone();
-    if voters.remove(wiped).is_none() {
-        voters.insert(*wiped, storage(wiped)?);
-    }
-    Some(Op::SetVoters { voters })
-}
-
 /// Returns what one admin request comes to.
 #[cfg(test)]
 pub(crate) fn command(image: &Image, command: &Command) -> Result<Change, Refusal> {
@@ -356,6 +339,8 @@ mod tests {
         unclean: false,
         moves_at_once: false,
         drains_at_once: false,
+        old_copies: false,
+        any_level: false,
     };
 
     fn b(id: u32) -> BrokerId {
@@ -501,20 +486,6 @@ mod tests {
         assert_eq!(prefer(&image, &ids(&[2])), vec![], "1 has not been back for long");
         let image = done(&image, &prefer(&image, &ids(&[1, 2])));
         assert_eq!(only(&image).1.leader, Some(b(1)));
-    }
-
-    #[test]
-    fn a_lost_voter_is_dropped_before_its_new_volume_is_added() {
-        let mut image = fixture::image(3);
-        let new = StorageId(Uuid::from_u128(5));
-        image.brokers.get_mut(&b(1)).unwrap().storage_id = new;
-        let founders = [b(1), b(2), b(3)];
-        assert_eq!(restore_voter(&image, b(3), &ids(&[1]), &founders), None, "2 is not there");
-        let image = done(&image, &[restore_voter(&image, b(3), &ids(&[1, 2]), &founders).unwrap()]);
-        assert!(!image.voters.contains_key(&b(1)));
-        let image = done(&image, &[restore_voter(&image, b(3), &ids(&[1, 2]), &founders).unwrap()]);
-        assert_eq!(image.voters[&b(1)], new);
-        assert_eq!(restore_voter(&image, b(3), &ids(&[1, 2]), &founders), None);
     }
 
     fn create(

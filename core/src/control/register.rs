@@ -11,7 +11,7 @@ use super::machine::Control;
 use super::session::Session;
 use super::{Action, Command, Event, Outcome, Refusal, Ticket, Weakening};
 use crate::Mono;
-use crate::ids::{At, BrokerId, ClusterId, ControllerEpoch, StorageId, TopicId, TopicPartition};
+use crate::ids::{At, BrokerId, ClusterId, ControllerEpoch, StorageId, TopicId, TopicPartition, Voter};
 use crate::limits::IMAGE_DELTAS_MAX;
 use crate::wire::internal::{AlterIsr, ImageBody, Message, Registration};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -189,7 +189,11 @@ impl Control {
             ImageBody::Delta { base: proposal.base, ops: proposal.ops.clone() }
         };
         let (at, hash) = (proposal.image.at, proposal.image.hash);
-        self.send(to, Message::Accept { epoch: self.hard.epoch, at, hash, body, expect_storage });
+        let expect_start = proposal.image.start_of(Voter { id: to, storage_id: expect_storage });
+        self.send(
+            to,
+            Message::Accept { epoch: self.hard.epoch, at, hash, body, expect_storage, expect_start },
+        );
     }
 
     /// Repeats the proposal to voters that have not accepted it yet.
@@ -348,18 +352,18 @@ impl Control {
             }
         };
         let ours = self.hard.cluster_id.is_none_or(|mine| mine == image.cluster_id);
-        (ours && image.at == place.0 && image.hash == place.1).then_some(image)
+        (ours && image.at == place.0 && image.hash == place.1 && self.reads(&image)).then_some(image)
     }
 
     pub(super) fn on_accept(
         &mut self,
         now: Mono,
-        from: BrokerId,
+        proposer: Voter,
         epoch: ControllerEpoch,
         place: Place,
         body: ImageBody,
     ) {
-        let at = place.0;
+        let (at, from) = (place.0, proposer.id);
         if epoch < self.hard.epoch && !self.weakened(Weakening::NoEpochFence) {
             return self.send(from, Message::Fenced { epoch: self.hard.epoch });
         }
@@ -370,7 +374,7 @@ impl Control {
         let claiming = matches!(self.election.role, Role::Claiming(_)) && epoch == self.hard.epoch;
         let mut news = false;
         if !(claiming && self.weakened(Weakening::CandidateSurvivesAccept)) {
-            news = self.adopt_epoch(from, epoch);
+            news = self.adopt_epoch(proposer, epoch);
             self.follow(now, from, epoch);
         }
         let held = self.accepted_at();
@@ -433,11 +437,12 @@ impl Control {
     pub(super) fn on_committed(
         &mut self,
         now: Mono,
-        from: BrokerId,
+        controller: Voter,
         epoch: ControllerEpoch,
         place: Place,
         body: ImageBody,
     ) {
+        let from = controller.id;
         if epoch < self.hard.epoch {
             return self.send(from, Message::Fenced { epoch: self.hard.epoch });
         }
@@ -450,7 +455,7 @@ impl Control {
         if self.hard.cluster_id.is_none() && !mine {
             return;
         }
-        let news = self.adopt_epoch(from, epoch);
+        let news = self.adopt_epoch(controller, epoch);
         self.follow(now, from, epoch);
         if image.at > self.accepted_at() {
             self.hard.committed = self.hard.committed.max(image.at);

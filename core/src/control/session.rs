@@ -10,7 +10,7 @@ use super::register::Leading;
 use super::timing::Timing;
 use super::{Action, Command, Refusal, Ticket, Weakening};
 use crate::Mono;
-use crate::ids::{At, BrokerId, ControllerEpoch, RunId, StorageId};
+use crate::ids::{At, BrokerId, ControllerEpoch, RunId, StorageId, Voter};
 use crate::limits::INBOX_MAX;
 use crate::wire::internal::{AlterIsr, Message, Registration};
 
@@ -141,14 +141,19 @@ impl Control {
         self.send(to, Message::Heartbeat { epoch, sequence: now, committed });
     }
 
-    /// Passes the controller's role to the highest voter that could take it, if this process wants to be rid of it.
+    /// Passes the controller's role to the highest voter that could take it, if this process wants to be rid of it, or
+    /// to a higher one that has been back for a while if this process yields to those.
     fn hand_over(&mut self, now: Mono) {
         let Role::Leading(leading) = &mut self.election.role else { return };
         let cleared =
             leading.current.brokers.get(&self.me).is_none_or(|own| own.state == BrokerState::Fenced);
         let leaving = self.stop.is_some() && cleared;
         let wanted = leaving || !self.healthy;
-        if !wanted || !leading.ready || leading.inflight.is_some() || now < leading.next_handover {
+        if !(wanted || self.config.preempt)
+            || !leading.ready
+            || leading.inflight.is_some()
+            || now < leading.next_handover
+        {
             return;
         }
         let eligible = leading.current.voters.keys().rev().find(|id| {
@@ -158,10 +163,11 @@ impl Control {
                     && session.heard.is_some()
                     && !session.gone
                     && session.applied == leading.current.at
+                    && (wanted || (**id > self.me && now >= session.since + self.timing.preempt))
             })
         });
         if let Some(to) = eligible.copied().filter(|id| *id != self.me) {
-            leading.next_handover = now + self.timing.heartbeat;
+            leading.next_handover = now + if wanted { self.timing.heartbeat } else { self.timing.preempt };
             self.send(to, Message::Handover { epoch: self.hard.epoch });
         }
     }
@@ -185,16 +191,17 @@ impl Control {
     pub(super) fn on_heartbeat(
         &mut self,
         now: Mono,
-        from: BrokerId,
+        controller: Voter,
         epoch: ControllerEpoch,
         sequence: u64,
         committed: At,
     ) {
+        let from = controller.id;
         if epoch < self.hard.epoch && !self.weakened(Weakening::ObeyStaleCoordinator) {
             return self.send(from, Message::Fenced { epoch: self.hard.epoch });
         }
         self.counters.heartbeats_received += 1;
-        if self.adopt_epoch(from, epoch) {
+        if self.adopt_epoch(controller, epoch) {
             self.persist();
         }
         self.follow(now, from, epoch);

@@ -41,6 +41,10 @@ pub(crate) struct Timing {
     pub(crate) forget: Mono,
     /// A founder that lost its volume votes again after being followed without a gap for so long.
     pub(crate) replace: Mono,
+    /// A feature level is raised once all brokers that can read it have been back for so long.
+    pub(crate) raise: Mono,
+    /// A higher voter must have been back for so long before a controller that yields hands over to it.
+    pub(crate) preempt: Mono,
     /// Between two rounds of moving leaderships back, and how long a broker must be back for that.
     pub(crate) balance: Mono,
     /// Silence after which a broker is not waited for any more, where that costs records and a topic says so.
@@ -72,6 +76,8 @@ impl Timing {
             stop: 2_000 * scale,
             forget: 3_600_000 * scale,
             replace: 30_000 * scale,
+            raise: 600_000 * scale,
+            preempt: 30_000 * scale,
             balance: 60_000 * scale,
             abandon: 15_000 * scale,
             settle: 5_000 * scale,

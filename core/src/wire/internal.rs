@@ -2,8 +2,8 @@
 
 use crate::control::image::{Image, ImageHash, Op};
 use crate::ids::{
-    At, BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, Offset, PartEpoch, RunId, StorageId,
-    TopicPartition,
+    At, BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, Offset, PartEpoch, RunId, Start,
+    StorageId, TopicPartition,
 };
 use crate::record::Batch;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,26 @@ pub struct PeerHeader {
     pub to: BrokerId,
     /// Version of the messages ([`crate::limits::PROTO`]).
     pub proto: u16,
+}
+
+/// Why a request between brokers is not for the broker that got it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misdirected {
+    /// It was meant for another broker: addresses are used again.
+    OtherBroker,
+    /// Its sender is of another cluster.
+    OtherCluster,
+}
+
+/// Returns why a request to broker `to` from a member of cluster `theirs` is not for broker `me` of cluster `mine`.
+pub fn misdirected(
+    me: BrokerId,
+    mine: Option<ClusterId>,
+    to: BrokerId,
+    theirs: Option<ClusterId>,
+) -> Option<Misdirected> {
+    let foreign = mine.is_some() && theirs.is_some() && mine != theirs;
+    if to != me { Some(Misdirected::OtherBroker) } else { foreign.then_some(Misdirected::OtherCluster) }
 }
 
 /// A request body of `POST /internal/messages`: control messages in order of sending. Delivery may fail, repeat or reorder.
@@ -86,8 +106,8 @@ pub enum Message {
         cluster_id: Option<ClusterId>,
         /// Its volume.
         storage_id: StorageId,
-        /// Its process-start counter.
-        boot: u64,
+        /// Its process.
+        start: Start,
         /// The voters that it was configured with.
         genesis: Option<Vec<BrokerId>>,
     },
@@ -97,10 +117,12 @@ pub enum Message {
         epoch: ControllerEpoch,
         /// The candidate's accepted image.
         accepted: At,
+        /// The candidate's process; an earlier start than known means a rolled-back volume.
+        start: Start,
         /// The volume that the voter must have.
         expect_storage: StorageId,
-        /// The voter's process-start counter as the image knows it; a lower one means a rolled-back volume.
-        expect_boot: u64,
+        /// The voter's last known start; one that does not follow it means a rolled-back volume.
+        expect_start: Option<Start>,
         /// The present controller asked for it: leases don't count.
         handover: bool,
         /// For the first epoch of a cluster: the full list of founders.
@@ -116,6 +138,8 @@ pub enum Message {
         accepted: At,
         /// The image itself, if it is fresher than the candidate's.
         image: Option<Arc<Image>>,
+        /// The candidate's volume: the promise is not made to another one under its id.
+        to_storage: StorageId,
         /// The voter's volume.
         storage_id: StorageId,
     },
@@ -138,6 +162,8 @@ pub enum Message {
         body: ImageBody,
         /// The volume that the voter must have.
         expect_storage: StorageId,
+        /// The voter's last known start; one that does not follow it means a rolled-back volume.
+        expect_start: Option<Start>,
     },
     /// Voter to controller: the image is synced.
     Accepted {
@@ -241,6 +267,13 @@ pub struct Registration {
     /// Whether it seals the records that it stores; `None`: a build that does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<bool>,
+}
+
+impl Registration {
+    /// Returns the start of the process.
+    pub fn start(&self) -> Start {
+        Start { boot: self.boot, run_id: self.run_id }
+    }
 }
 
 /// A leader's request to change the in-sync replicas of one partition. Everything in it must match the image.

@@ -154,7 +154,7 @@ fn election_holds() -> Vec<Check> {
         walking("election-replacement-walks", Election { crashes: 2, ..replacement(Rule::Correct, 5, 6) }),
         walking("election-without-f1-walks", replacement(Rule::WithoutF1, 5, 6)),
         walking("election-without-f2-walks", replacement(Rule::WithoutF2, 5, 6)),
-        elects("founding-promise-names-volume", Expect::Holds, founding(Rule::PromiseNamesVolume)),
+        elects("founding", Expect::Holds, founding(Rule::Correct)),
     ]
 }
 
@@ -187,7 +187,7 @@ fn election_refuted() -> Vec<Check> {
             replacement(Rule::CandidateSurvivesAccept, 5, 6),
             6_000_000,
         ),
-        refuted("founding-promise-names-id", founding(Rule::Correct)).quick(),
+        refuted("founding-promise-names-broker", founding(Rule::PromiseNamesBroker)).quick(),
         refuted("rolled-back-accepts", rolled_back(Rule::RolledBackAccepts)),
         refuted("rolled-back-stands", rolled_back(Rule::RolledBackStands)),
         refuted("rolled-back-unnoticed", rolled_back(Rule::RolledBackUnnoticed)),

@@ -31,7 +31,7 @@ pub enum Rule {
     /// F2 alone is missing; F1 still ends the candidacy.
     WithoutF2,
     /// A promise names a volume instead of a broker id.
-    PromiseNamesVolume,
+    PromiseNamesBroker,
     /// An older copy is refused promises, but accepts images.
     RolledBackAccepts,
     /// An older copy promises and accepts nothing, but stands.
@@ -100,9 +100,9 @@ impl Election {
         image.last().map_or(self.voters, |change| change.voters)
     }
 
-    /// Returns whom a promise to that volume names. The code stores the broker id.
+    /// Returns whom a promise to that volume names.
     fn name(&self, volume: Volume) -> u8 {
-        if self.is(Rule::PromiseNamesVolume) { volume } else { self.ids[usize::from(volume)] }
+        if self.is(Rule::PromiseNamesBroker) { self.ids[usize::from(volume)] } else { volume }
     }
 
     fn fresher(&self, one: &Image, other: &Image) -> bool {

@@ -55,7 +55,21 @@ async fn voters_whole(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A follower's volume goes back to an older copy: its promises and its log with it.
+/// Waits until a broker is no voter: on an older copy of its volume it has forgotten what it promised.
+async fn vote_is_gone(world: &World, of: u32) -> anyhow::Result<()> {
+    let deadline = crate::cluster::await_condition::scaled(Duration::from_secs(30));
+    crate::cluster::await_condition::within("an older copy has no vote", deadline, async || {
+        let seen = world.look(world.controller().await?, "/admin/brokers").await?;
+        let brokers = seen["brokers"].as_array().context("no brokers")?;
+        let voter =
+            brokers.iter().find(|broker| broker["broker_id"] == of).context("not listed")?["voter"].clone();
+        if voter == false { Ok(()) } else { bail!("broker {of} is shown as a voter: {seen}") }
+    })
+    .await
+}
+
+/// A follower's volume goes back to an older copy: its promises and its log with it. It catches up, but votes only once
+/// its volume is replaced by an empty one.
 pub(super) async fn rolled_back(world: &World) -> anyhow::Result<()> {
     for round in 0..2 {
         let leader = world.leader(&orders()).await?;
@@ -75,6 +89,8 @@ pub(super) async fn rolled_back(world: &World) -> anyhow::Result<()> {
         world.cluster.start_broker(victim);
         world.progress().await?;
         world.whole().await?;
+        vote_is_gone(world, victim).await?;
+        lose(world, &[victim], "older copy").await?;
         voters_whole(world).await?;
     }
     Ok(())

@@ -233,7 +233,7 @@ impl World {
     /// Makes one admin change through a broker and keeps it in the history.
     pub async fn change(&self, via: u32, topic: &str, what: Change) -> Outcome<()> {
         let began = self.stage.clock.now();
-        let outcome = change(&self.http, &self.cluster, via, topic, &what).await;
+        let outcome = change(&self.http, &self.stage.cluster, via, topic, &what).await;
         let (topic, span) = (topic.to_owned(), self.stage.clock.since(began));
         let made = AdminChange { topic, change: what, via, span, outcome: outcome.clone() };
         self.own().history.changes.push(made);

@@ -1,7 +1,8 @@
 //! One topic of a cluster under test, through any of its brokers.
 
 use super::await_condition::eventually;
-use super::{Cluster, ids_of};
+use super::ids_of;
+use crate::brokers::Brokers;
 use crate::http::{Answer, Content, Http};
 use crate::workload::reader::own_replica;
 use anyhow::{Context, bail};
@@ -67,7 +68,7 @@ pub fn records_of(answer: &Value) -> anyhow::Result<Vec<Stored>> {
 pub struct Topic {
     /// Its name.
     pub name: String,
-    cluster: Arc<Cluster>,
+    cluster: Arc<dyn Brokers>,
     http: Http,
 }
 
@@ -76,7 +77,7 @@ impl Topic {
     ///
     /// # Panics
     /// When it isn't created.
-    pub async fn create(cluster: &Arc<Cluster>, via: u32, name: &str, query: &str) -> Self {
+    pub async fn create(cluster: &Arc<impl Brokers + 'static>, via: u32, name: &str, query: &str) -> Self {
         let topic = Self::named(cluster, &unique(name));
         let url = format!("{}/admin/topics?name={}&{query}", cluster.url(via), topic.name);
         topic.http.post(&url).await.expect("an answer").expect(200);
@@ -84,8 +85,9 @@ impl Topic {
     }
 
     /// Names a topic without creating it.
-    pub fn named(cluster: &Arc<Cluster>, name: &str) -> Self {
-        Self { name: name.to_owned(), cluster: Arc::clone(cluster), http: Http::new() }
+    pub fn named(cluster: &Arc<impl Brokers + 'static>, name: &str) -> Self {
+        let cluster: Arc<dyn Brokers> = cluster.clone();
+        Self { name: name.to_owned(), cluster, http: Http::new() }
     }
 
     /// Returns the address of a route below `/topics/{topic}`.

@@ -16,11 +16,13 @@ pub fn changes(world: &mut World) -> Flow {
     let may_lose_volume = world.rng.chance(200);
     world.crash_rate = if world.rng.chance(300) { 20 } else { 0 };
     for _ in 0..30 {
-        if world.rng.chance(550) {
-            one_change(world);
-        } else {
-            one_ordinary(world, may_lose_volume);
-        }
+        world.fault(|world| {
+            if world.rng.chance(550) {
+                one_change(world);
+            } else {
+                one_ordinary(world, may_lose_volume);
+            }
+        });
         let pause = world.rng.between((50, 900));
         world.run_for(pause)?;
     }

@@ -95,7 +95,7 @@ impl Log {
 }
 
 /// One volume.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Disk {
     /// The promise file as synced.
     pub hard: Hard,

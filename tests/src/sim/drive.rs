@@ -115,6 +115,20 @@ impl World {
         }
     }
 
+    /// Lets a broker's promise file take no more, or take more again.
+    pub fn promises_full(&mut self, id: BrokerId, full: bool) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.promises_full = full;
+        }
+    }
+
+    /// Lets a broker run another program from its next start on, which reads these feature levels.
+    pub fn install(&mut self, id: BrokerId, versions: (u16, u16)) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.versions = versions;
+        }
+    }
+
     /// Lets a broker's clock run fast or slow from its next start on, per mille.
     pub fn drift(&mut self, id: BrokerId, drift: i64) {
         if let Some(node) = self.nodes.get_mut(&id) {
@@ -124,8 +138,9 @@ impl World {
 
     /// Gives a running broker's control plane an input now.
     pub fn inject(&mut self, id: BrokerId, input: control::Input) {
-        let Some(process) = self.nodes.get(&id).and_then(|node| node.process.as_ref()) else { return };
-        let process = process.serial;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(process) = node.process.as_ref().map(|process| process.serial) else { return };
+        node.stopping |= matches!(input, control::Input::Stop);
         self.schedule(self.now, id, Happening::Control { process, input: Box::new(input) });
     }
 
@@ -382,7 +397,12 @@ impl World {
             self.network.known.insert(*id, self.known_after_healing(*id));
             self.resume(*id);
             self.disk_delay(*id, (1, 4));
+            self.promises_full(*id, false);
             self.inject(*id, control::Input::Storage { healthy: true });
+            if self.nodes[id].stopping {
+                // It would go on its own accord while others are counting on it.
+                self.kill(*id);
+            }
             self.start(*id);
         }
         let start = self.now;

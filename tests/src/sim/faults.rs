@@ -18,7 +18,7 @@ pub fn ordinary(world: &mut World) -> Flow {
     let may_lose_volume = world.rng.chance(300);
     world.crash_rate = if world.rng.chance(300) { 20 } else { 0 };
     for _ in 0..22 {
-        one_ordinary(world, may_lose_volume);
+        world.fault(|world| one_ordinary(world, may_lose_volume));
         let pause = world.rng.between((150, 1_000));
         world.run_for(pause)?;
     }
@@ -123,7 +123,7 @@ pub fn election_storm(world: &mut World) -> Flow {
     world.network.delay = (1, 400);
     world.crash_rate = 100;
     for _ in 0..90 {
-        one_storm(world);
+        world.fault(one_storm);
         let pause = world.rng.between((30, 150));
         world.run_for(pause)?;
     }
@@ -169,7 +169,7 @@ pub fn replication_storm(world: &mut World) -> Flow {
     world.crash_rate = 40;
     let may_lose_volume = world.rng.chance(400);
     for _ in 0..40 {
-        one_replication_fault(world, may_lose_volume);
+        world.fault(|world| one_replication_fault(world, may_lose_volume));
         let pause = world.rng.between((50, 600));
         world.run_for(pause)?;
     }

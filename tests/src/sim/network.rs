@@ -78,6 +78,10 @@ pub struct Network {
     held: Vec<Packet>,
     /// Whom each broker knows an address of.
     pub known: BTreeMap<BrokerId, BTreeSet<BrokerId>>,
+    /// Brokers whose address belongs to another one now.
+    pub reused: BTreeMap<BrokerId, BrokerId>,
+    /// Packets that arrived where they were not meant to.
+    pub misdirected: u64,
 }
 
 impl fmt::Debug for Network {
@@ -96,6 +100,8 @@ impl Default for Network {
             rule: None,
             held: Vec::new(),
             known: BTreeMap::new(),
+            reused: BTreeMap::new(),
+            misdirected: 0,
         }
     }
 }
@@ -121,9 +127,15 @@ impl Network {
         }
     }
 
+    /// Returns who has the address of a broker.
+    pub(crate) fn address(&self, of: BrokerId) -> BrokerId {
+        self.reused.get(&of).copied().unwrap_or(of)
+    }
+
     /// Mends everything; a script's rule and held packets stay.
     pub fn heal(&mut self) {
         self.cuts.clear();
+        self.reused.clear();
         self.loss = 0;
         self.duplicates = 0;
         self.delay = (1, 5);

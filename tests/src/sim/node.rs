@@ -86,6 +86,16 @@ pub struct Node {
     pub paused_until: u64,
     /// Drift of its clock, per mille.
     pub drift: i64,
+    /// Feature levels that its program reads.
+    pub versions: (u16, u16),
+    /// Its process was told to stop.
+    pub stopping: bool,
+    /// A copy of its volume, made earlier.
+    pub copy: Option<Disk>,
+    /// Its volume is such a copy, and no process on it was registered yet.
+    pub old_copy: bool,
+    /// Its promise file takes no more: whoever has to write there ends.
+    pub promises_full: bool,
 }
 
 impl Node {

@@ -5,6 +5,7 @@ mod election;
 mod moves;
 mod producers;
 mod replication;
+mod volumes;
 
 use super::world::{Flow, World};
 use super::{Scenario, changes, faults};
@@ -30,7 +31,7 @@ pub const MIXES: [Scenario; 6] = [
 ];
 
 /// The named courses of events that break naive designs.
-pub const NAMED: [Scenario; 45] = [
+pub const NAMED: [Scenario; 52] = [
     three("split_brain_classic_bully", election::split_brain_classic_bully),
     three("late_coordinator_message", election::late_coordinator_message),
     three("promise_forgotten_on_crash", election::promise_forgotten_on_crash),
@@ -73,6 +74,13 @@ pub const NAMED: [Scenario; 45] = [
     three("slow_leader_disk_evicts_isr", bad_days::slow_leader_disk_evicts_isr),
     three("delete_recreate_same_name", bad_days::delete_recreate_same_name),
     three("consumer_out_of_range_after_failover", bad_days::consumer_out_of_range_after_failover),
+    three("founder_replaced_while_founding", volumes::founder_replaced_while_founding),
+    three("pv_rollback", volumes::pv_rollback),
+    three("pv_rollback_of_a_voter", volumes::pv_rollback_of_a_voter),
+    three("disk_full_voter_grants", volumes::disk_full_voter_grants),
+    three("pod_new_ip_old_ip_reused", volumes::pod_new_ip_old_ip_reused),
+    three("mixed_version_drops_field", volumes::mixed_version_drops_field),
+    three("process_without_registration", volumes::process_without_registration),
     three("discovery_restart_empty", election::discovery_restart_empty),
     three("candidate_survives_same_epoch_accept", election::candidate_survives_same_epoch_accept),
     five("split_brain_of_five", election::split_brain_classic_bully),

@@ -9,7 +9,7 @@ use pubsub_core::ids::{BrokerId, StorageId, TopicPartition};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::{self, ReplicaView, RequestId};
 use pubsub_core::record::Batch;
-use pubsub_core::wire::internal::{Message, ReplicateReply, ReplicateRequest};
+use pubsub_core::wire::internal::{Message, ReplicateReply, ReplicateRequest, misdirected};
 
 /// After how long a leader gives up on the answer to a push, ms.
 const PUSH_TIMEOUT_MS: u64 = 1_000;
@@ -79,6 +79,15 @@ impl World {
 
     fn persist(&mut self, id: BrokerId, serial: u64, hard: Hard) -> Checked {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        if node.promises_full && node.disk.hard != hard {
+            // Nothing after a failed write may happen.
+            self.kill(id);
+            return Ok(());
+        }
+        let level = hard.accepted.as_ref().map_or(0, |image| image.feature_level);
+        ensure(level <= node.versions.1, Invariant::M1, || {
+            format!("broker {id} holds metadata of level {level} and would drop what it does not know")
+        })?;
         let settled = self.metadata.persisted(serial, &node.disk.hard, &hard, self.volumes_lost > 0)?;
         node.disk.hard = hard;
         if settled { self.check_in_sync(None) } else { Ok(()) }
@@ -114,6 +123,7 @@ impl World {
                 self.metadata.follows(&self.nodes[&id].disk.hard, *epoch)
             }
             Event::ElectionStarted
+            | Event::BrokerRolledBack { .. }
             | Event::ControllerResigned { .. }
             | Event::BrokerSilent { .. }
             | Event::BrokerRegistered { .. }
@@ -154,6 +164,11 @@ impl World {
     /// Checks every in-sync replica of the newest image, or of one partition of it (R1).
     fn check_in_sync(&mut self, only: Option<TopicPartition>) -> Checked {
         let Some(image) = self.metadata.newest().cloned() else { return Ok(()) };
+        for node in self.nodes.values_mut() {
+            let run_id = node.process.as_ref().map(|process| process.run_id);
+            let registered = image.brokers.get(&node.id).is_some_and(|entry| Some(entry.run_id) == run_id);
+            node.old_copy &= !registered;
+        }
         if only.is_none() {
             for topic in image.tombstones.keys() {
                 for partition in 0..8 {
@@ -170,7 +185,9 @@ impl World {
                     continue;
                 };
                 // A lost volume stays in the ISR until its successor registers; that is what min_isr is for.
-                if node.disk.hard.storage_id == broker.storage_id {
+                let registered = node.process.as_ref().is_some_and(|process| process.run_id == broker.run_id);
+                let known = node.disk.hard.storage_id == broker.storage_id && (registered || !node.old_copy);
+                if known {
                     self.logs.in_sync(*member, broker.storage_id, partition, &node.disk)?;
                 }
             }
@@ -265,6 +282,7 @@ impl World {
         };
         process.views.insert(partition, view.clone());
         if excused {
+            self.logs.excuse(partition);
             return Ok(());
         }
         let empty = super::disk::Log::default();
@@ -434,8 +452,9 @@ impl World {
             }
             return;
         }
+        let there = self.network.address(to);
         for way in self.network.ways(&mut self.rng) {
-            self.schedule(self.now + way, to, Happening::Packet(packet.clone()));
+            self.schedule(self.now + way, there, Happening::Packet(packet.clone()));
         }
     }
 
@@ -446,13 +465,11 @@ impl World {
         }
     }
 
-    pub(crate) fn arrive(&mut self, packet: Packet) -> Checked {
-        self.note(packet.to, kind(&packet.body), u64::from(packet.from.0), || {
-            format!("from {}", packet.from)
-        });
-        let Some(node) = self.nodes.get_mut(&packet.to) else { return Ok(()) };
-        let own = node.disk.hard.cluster_id;
-        if own.is_some() && packet.cluster.is_some() && own != packet.cluster {
+    pub(crate) fn arrive(&mut self, at: BrokerId, packet: Packet) -> Checked {
+        self.note(at, kind(&packet.body), u64::from(packet.from.0), || format!("from {}", packet.from));
+        let Some(node) = self.nodes.get_mut(&at) else { return Ok(()) };
+        if misdirected(at, node.disk.hard.cluster_id, packet.to, packet.cluster).is_some() {
+            self.network.misdirected += 1;
             return Ok(());
         }
         let Some(process) = node.process.as_mut() else { return Ok(()) };

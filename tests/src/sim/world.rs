@@ -11,12 +11,12 @@ use super::node::{Clock, Node, Process};
 use super::producers::Producers;
 use super::rng::Rng;
 use super::trace::Trace;
-use pubsub_core::control::{self, Control, ControlConfig, Weakening};
+use pubsub_core::control::{self, Control, ControlConfig, VERSIONS, Weakening};
 use pubsub_core::ids::{At, BrokerEpoch, BrokerId, RunId, StorageId};
 use pubsub_core::partition::{self, Replicas, ReplicasConfig};
 use pubsub_core::wire::internal::ReplicateReply;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// A script ends early because an invariant broke; the world knows which.
 #[derive(Debug)]
@@ -88,6 +88,8 @@ pub struct Setup {
     pub verbose: bool,
     /// How many lines of it.
     pub trace_lines: usize,
+    /// The only faults of a random mix that happen, by number; `None`: all.
+    pub faults: Option<BTreeSet<u64>>,
 }
 
 /// A cluster under simulation.
@@ -111,11 +113,15 @@ pub struct World {
     pub(crate) broken: Option<Broken>,
     /// Chance of a crash at each boundary between two actions, in 100 000.
     pub crash_rate: u64,
+    /// Controllers hand over to higher ids that have been back for a while.
+    pub preempt: bool,
     /// Pause between two client actions, ms; `None` while clients rest.
     pub workload_every: Option<(u64, u64)>,
     pub(crate) steps: u64,
     pub(crate) serial: u64,
     pub(crate) pushes: u64,
+    /// How many faults of a random mix have had their turn.
+    pub(crate) faults: u64,
     pub(crate) volumes_lost: u32,
     /// Volumes that are gone, with their brokers.
     pub(crate) gone_volumes: Vec<(BrokerId, StorageId)>,
@@ -139,10 +145,12 @@ impl World {
             trace: Trace::new(setup.verbose, setup.trace_lines),
             broken: None,
             crash_rate: 0,
+            preempt: setup.seed.is_multiple_of(4),
             workload_every: None,
             steps: 0,
             serial: 0,
             pushes: 0,
+            faults: 0,
             volumes_lost: 0,
             gone_volumes: Vec::new(),
             heap: BinaryHeap::new(),
@@ -151,7 +159,18 @@ impl World {
         };
         for id in world.ids() {
             let storage = StorageId(world.rng.uuid());
-            let node = Node { id, disk: Disk::new(id, storage), process: None, paused_until: 0, drift: 0 };
+            let node = Node {
+                id,
+                disk: Disk::new(id, storage),
+                process: None,
+                paused_until: 0,
+                drift: 0,
+                versions: VERSIONS,
+                stopping: false,
+                copy: None,
+                old_copy: false,
+                promises_full: false,
+            };
             world.nodes.insert(id, node);
             let known = world.ids().into_iter().collect();
             world.network.known.insert(id, known);
@@ -165,6 +184,21 @@ impl World {
     /// Returns the ids of all brokers.
     pub fn ids(&self) -> Vec<BrokerId> {
         (1..=self.setup.brokers).map(BrokerId).collect()
+    }
+
+    /// Lets the next fault of a random mix happen, unless this run leaves it out. It has dice of its own: what is left out
+    /// changes nothing of what else happens, but for its consequences.
+    pub(crate) fn fault(&mut self, happen: impl FnOnce(&mut Self)) {
+        let number = self.faults;
+        self.faults += 1;
+        if self.setup.faults.as_ref().is_some_and(|only| !only.contains(&number)) {
+            return;
+        }
+        // Generators of neighbouring seeds give the same numbers one step apart; these are far from each other.
+        let dice = Rng::new(self.setup.seed ^ (number + 1).wrapping_mul(0xD1B5_4A32_D192_ED03));
+        let others = std::mem::replace(&mut self.rng, dice);
+        happen(self);
+        self.rng = others;
     }
 
     /// Returns the simulated time, ms.
@@ -183,8 +217,10 @@ impl World {
             api_base: format!("http://broker-{id}:8080"),
             peer_base: format!("http://broker-{id}:8081"),
             zone: None,
+            versions: self.nodes[&id].versions,
             sealed: false,
             genesis: Some(genesis),
+            preempt: self.preempt,
             timeout_scale: 1,
             seed,
             weakened: self.setup.weakened.clone(),
@@ -195,6 +231,7 @@ impl World {
             return;
         }
         node.paused_until = now;
+        node.stopping = false;
         node.disk.hard.boot += 1;
         let clock = Clock::new(base, now, node.drift);
         let replicas = ReplicasConfig { me: id, run_id, timeout_scale: 1, weakened };
@@ -257,9 +294,33 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
         self.logs.volume_lost(id, &node.disk, self.metadata.newest().map(AsRef::as_ref));
         let gone = std::mem::replace(&mut node.disk, Disk::new(id, storage));
+        self.metadata.volume_lost(id, gone.hard.storage_id);
         self.gone_volumes.push((id, gone.hard.storage_id));
         self.volumes_lost += 1;
         self.note(id, "volume-lost", 0, String::new);
+    }
+
+    /// Ends a broker's process, copies its volume as it is then, and starts it again.
+    pub fn copy_volume(&mut self, id: BrokerId) {
+        self.kill(id);
+        let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
+        node.copy = Some(node.disk.clone());
+        self.note(id, "volume-copied", 0, String::new);
+        self.start(id);
+    }
+
+    /// Kills a broker and puts the older copy of its volume in place, if there is one. Counts as a lost volume.
+    pub fn roll_volume_back(&mut self, id: BrokerId) {
+        self.kill(id);
+        let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
+        let Some(copy) = node.copy.take() else { return };
+        self.logs.volume_lost(id, &node.disk, self.metadata.newest().map(AsRef::as_ref));
+        node.disk = copy;
+        node.old_copy = true;
+        self.logs.rolled_back(id, node.disk.hard.storage_id);
+        self.gone_volumes.push((id, node.disk.hard.storage_id));
+        self.volumes_lost += 1;
+        self.note(id, "volume-rolled-back", 0, String::new);
     }
 
     /// Stops a process for `ms` (SIGSTOP); a frozen one's clock stands still too, as in a paused virtual machine.
@@ -377,7 +438,7 @@ impl World {
     fn act(&mut self, id: BrokerId, _at: u64, what: Happening) -> Checked {
         let runs = |serial| self.nodes.get(&id).is_some_and(|node| node.runs(serial));
         match what {
-            Happening::Packet(packet) => self.arrive(packet),
+            Happening::Packet(packet) => self.arrive(id, packet),
             Happening::Workload => self.workload(),
             Happening::Refused { process, peer } if runs(process) => {
                 self.control_input(id, control::Input::Unreachable { peer })

@@ -1,11 +1,13 @@
 //! Administrators: create topics, change them, delete some; each topic's changes one after the other.
 
 use super::{Route, Stage, Stop, unanswered};
-use crate::cluster::{Cluster, ids_of};
+use crate::brokers::Brokers;
+use crate::cluster::ids_of;
 use crate::history::{AdminChange, Change, History, Outcome};
 use crate::http::{Answer, Content, Http};
 use crate::sim::rng::Rng;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an administrator waits for an answer: longer than a broker tries.
@@ -27,7 +29,13 @@ pub(super) fn sort(answer: &Answer) -> Outcome<()> {
 }
 
 /// Sends one change through one broker.
-pub async fn change(http: &Http, cluster: &Cluster, via: u32, topic: &str, change: &Change) -> Outcome<()> {
+pub async fn change(
+    http: &Http,
+    cluster: &Arc<dyn Brokers>,
+    via: u32,
+    topic: &str,
+    change: &Change,
+) -> Outcome<()> {
     let base = format!("{}/admin/topics", cluster.url(via));
     let (method, url, content) = match change {
         Change::Create => {

@@ -4,7 +4,7 @@ use super::publisher::{Plan, publish};
 use super::reader::{From, read};
 use super::watch::watch;
 use super::{Crew, Stage};
-use crate::cluster::Cluster;
+use crate::brokers::Brokers;
 use crate::cluster::await_condition::eventually;
 use crate::cluster::topic::{Stored, Topic};
 use crate::history::check::check;
@@ -23,7 +23,12 @@ pub struct Load {
 
 impl Load {
     /// Starts publishers (`acks=all`, each value once) and readers, all through any broker, and watches who commands.
-    pub fn start(cluster: &Arc<Cluster>, topic: &Topic, publishers: usize, readers: u64) -> Self {
+    pub fn start(
+        cluster: &Arc<impl Brokers + 'static>,
+        topic: &Topic,
+        publishers: usize,
+        readers: u64,
+    ) -> Self {
         let stage = Stage::new(cluster, publishers);
         let place = Place::of(&topic.name, 0);
         let mut crew = Crew::default();

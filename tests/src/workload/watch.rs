@@ -24,10 +24,10 @@ pub async fn watch(stage: Stage, broker: u32, stop: Stop) -> History {
         if let Ok((_, epoch, true)) = leader_answer(&http, &url).await {
             history.claims.insert((epoch, broker));
         }
-        let process = stage.cluster.pid(broker);
+        let process = stage.cluster.run_of(broker);
         let shown = metadata(&http, &url).await;
         if let (Some(process), Some(shown)) = (process, shown)
-            && stage.cluster.pid(broker) == Some(process)
+            && stage.cluster.run_of(broker) == Some(process)
         {
             if let Some((_, before)) = last.filter(|(of, before)| *of == process && *before > shown) {
                 let what = format!(

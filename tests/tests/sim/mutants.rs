@@ -41,6 +41,10 @@ mutants! {
     a_missing_barrier_is_found: NoBarrier in "figure8_old_tag" x 20, "election_storm_3" x 50;
     obeying_uncommitted_images_is_found: ApplyUncommitted in "act_before_commit" x 5;
     a_voter_without_memory_is_found: AmnesiacVoter in "amnesiac_voter" x 20, "ordinary_3" x 100;
+    a_promise_to_any_volume_is_found: PromiseNamesBroker in "founder_replaced_while_founding" x 10;
+    trusting_an_old_copy_is_found: OldCopyTrusted in "pv_rollback" x 5;
+    trusting_an_old_copy_s_vote_is_found: OldCopyTrusted in "pv_rollback_of_a_voter" x 20;
+    reading_any_level_is_found: AnyFeatureLevel in "mixed_version_drops_field" x 2;
     founding_by_majority_is_found: GenesisByMajority in "two_amnesiacs_found_a_cluster" x 5;
     a_surviving_candidacy_is_found: CandidateSurvivesAccept in
         "candidate_survives_same_epoch_accept" x 20, "election_storm_5" x 100;
@@ -79,6 +83,9 @@ fn every_rule_that_can_be_switched_off_is_tested() {
         | Weakening::NoBarrier
         | Weakening::ApplyUncommitted
         | Weakening::AmnesiacVoter
+        | Weakening::PromiseNamesBroker
+        | Weakening::OldCopyTrusted
+        | Weakening::AnyFeatureLevel
         | Weakening::GenesisByMajority
         | Weakening::CandidateSurvivesAccept
         | Weakening::ShrinkBeforeCommit
@@ -99,7 +106,7 @@ fn every_rule_that_can_be_switched_off_is_tested() {
         | Weakening::NoSequenceCheck
         | Weakening::UnprovenLeadership
         | Weakening::TrimUncommitted
-        | Weakening::DiscoveryReplaces => 31,
+        | Weakening::DiscoveryReplaces => 34,
     };
     let mut rules = TESTED.to_vec();
     rules.sort_unstable();

@@ -66,6 +66,13 @@ scenarios! {
     slow_leader_disk_evicts_isr
     delete_recreate_same_name
     consumer_out_of_range_after_failover
+    founder_replaced_while_founding
+    pv_rollback
+    pv_rollback_of_a_voter
+    disk_full_voter_grants
+    pod_new_ip_old_ip_reused
+    mixed_version_drops_field
+    process_without_registration
     discovery_restart_empty
     candidate_survives_same_epoch_accept
 }

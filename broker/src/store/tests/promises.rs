@@ -3,9 +3,13 @@
 use super::*;
 use pubsub_core::control::Event;
 use pubsub_core::control::image::{Image, ImageHash};
-use pubsub_core::ids::ClusterId;
+use pubsub_core::ids::{ClusterId, Voter};
 use pubsub_core::limits::EVENTS_MAX;
 use std::collections::BTreeMap;
+
+fn voter(id: u32) -> Voter {
+    Voter { id: BrokerId(id), storage_id: StorageId(Uuid::from_u128(u128::from(id))) }
+}
 
 fn image(epoch: u64, version: u64) -> Arc<Image> {
     Arc::new(Image {
@@ -28,7 +32,7 @@ async fn a_promise_survives_a_crash_and_is_never_taken_back() {
     assert_eq!((hard.boot, hard.broker_id, hard.epoch), (1, BrokerId(1), ControllerEpoch(0)));
     hard.cluster_id = Some(ClusterId(Uuid::from_u128(9)));
     hard.epoch = ControllerEpoch(4);
-    hard.voted_for = Some(BrokerId(3));
+    hard.voted_for = Some(voter(3));
     hard.accepted = Some(image(4, 2));
     opened.meta.persist(&hard).unwrap();
     hard.committed = At { epoch: ControllerEpoch(4), version: 2 };
@@ -39,9 +43,10 @@ async fn a_promise_survives_a_crash_and_is_never_taken_back() {
     assert_eq!(again.hard, Hard { boot: 2, ..hard.clone() });
     close(again).await;
 
-    let backwards: [fn(&mut Hard); 6] = [
+    let backwards: [fn(&mut Hard); 7] = [
+        |hard| hard.voted_for = Some(Voter { storage_id: StorageId(Uuid::from_u128(99)), ..voter(3) }),
         |hard| hard.epoch = ControllerEpoch(3),
-        |hard| hard.voted_for = Some(BrokerId(2)),
+        |hard| hard.voted_for = Some(voter(2)),
         |hard| hard.accepted = Some(image(4, 1)),
         |hard| hard.accepted = None,
         |hard| hard.committed = At::default(),
@@ -63,16 +68,16 @@ async fn a_promise_passes_to_the_winner_of_its_epoch() {
     let mut hard = opened.hard.clone();
     hard.cluster_id = Some(ClusterId(Uuid::from_u128(9)));
     hard.epoch = ControllerEpoch(2);
-    hard.voted_for = Some(BrokerId(1));
+    hard.voted_for = Some(voter(1));
     hard.accepted = Some(image(1, 32));
     opened.meta.persist(&hard).unwrap();
     let forgotten = Hard { voted_for: None, ..hard.clone() };
     assert!(matches!(opened.meta.persist(&forgotten), Err(StoreError::Regress { .. })));
     // The own candidacy lost: the image of the one who won arrives.
-    hard.voted_for = Some(BrokerId(5));
+    hard.voted_for = Some(voter(5));
     hard.accepted = Some(image(2, 33));
     opened.meta.persist(&hard).unwrap();
-    let rival = Hard { voted_for: Some(BrokerId(4)), accepted: Some(image(2, 34)), ..hard.clone() };
+    let rival = Hard { voted_for: Some(voter(4)), accepted: Some(image(2, 34)), ..hard.clone() };
     assert!(matches!(opened.meta.persist(&rival), Err(StoreError::Regress { .. })), "one winner an epoch");
     close(opened).await;
 }

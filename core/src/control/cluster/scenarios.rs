@@ -154,6 +154,27 @@ fn a_controller_that_is_told_to_stop_hands_over_in_a_few_round_trips() {
 }
 
 #[test]
+fn a_higher_id_that_is_back_is_given_the_role_only_if_that_is_wanted_and_after_half_a_minute() {
+    for preempt in [false, true] {
+        let mut cluster = Cluster::ready(&[1, 2, 3]);
+        cluster.preempt = preempt;
+        for id in [1, 2] {
+            cluster.kill(id);
+            cluster.start(id);
+            cluster.until(5_000, |cluster| cluster.all_registered(&[1, 2, 3]));
+        }
+        cluster.kill(3);
+        cluster.until(5_000, |cluster| cluster.controller() == Some(b(2)));
+        cluster.start(3);
+        cluster.until(5_000, |cluster| cluster.all_registered(&[3]));
+        cluster.run(25_000);
+        assert_eq!(cluster.controller(), Some(b(2)));
+        cluster.run(10_000);
+        assert_eq!(cluster.controller(), Some(b(if preempt { 3 } else { 2 })));
+    }
+}
+
+#[test]
 fn a_stopping_broker_loses_its_leaderships_before_it_stops() {
     let mut cluster = Cluster::ready(&[1, 2, 3]);
     cluster.create(3, "a", 6, fixture::config(3, 2)).unwrap();

@@ -15,6 +15,8 @@ const NO: Lapses = Lapses {
     unclean: false,
     moves_at_once: false,
     drains_at_once: false,
+    old_copies: false,
+    any_level: false,
 };
 
 fn b(id: u32) -> BrokerId {

@@ -493,6 +493,7 @@ fn register(image: &mut Image, id: u32, run: RunId, volume: u128) {
         peer_base: String::new(),
         zone: None,
         versions: (1, 1),
+        rolled_back: false,
         sealed: None,
         state: BrokerState::Active,
         draining: false,

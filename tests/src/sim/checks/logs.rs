@@ -21,6 +21,8 @@ struct Known {
     start: Offset,
     /// Copies that may be gone: brokers whose volume was lost while they held it.
     losses: u32,
+    /// It was excused once: what is committed then is not looked at, and may be missing later.
+    excused: bool,
 }
 
 impl Known {
@@ -95,7 +97,15 @@ impl LogChecks {
     /// Returns whether more volumes were lost than the partition promises to survive, or its topic is gone.
     pub fn is_excused(&self, partition: TopicPartition, min_isr: u32) -> bool {
         self.dead.contains(&partition)
-            || self.partitions.get(&partition).is_some_and(|known| known.losses >= min_isr.max(1))
+            || self
+                .partitions
+                .get(&partition)
+                .is_some_and(|known| known.excused || known.losses >= min_isr.max(1))
+    }
+
+    /// Notes that a partition was excused when something became readable: `min_isr` may grow again, what was missed stays so.
+    pub fn excuse(&mut self, partition: TopicPartition) {
+        self.partitions.entry(partition).or_default().excused = true;
     }
 
     /// Notes that a topic was deleted: its partitions promise nothing any more.
@@ -113,6 +123,11 @@ impl LogChecks {
             self.partitions.entry(partition).or_default().losses += 1;
         }
         self.process_gone(broker);
+    }
+
+    /// Notes that a volume is an older copy of itself now: what was seen on it is to be looked at again.
+    pub fn rolled_back(&mut self, broker: BrokerId, storage: StorageId) {
+        self.durable.retain(|(id, volume, _), _| (*id, *volume) != (broker, storage));
     }
 
     /// Notes that a process ended: nothing that it showed binds the next one.

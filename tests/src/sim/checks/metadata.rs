@@ -28,7 +28,8 @@ pub struct MetadataChecks {
     proposed: BTreeMap<ImageHash, Proposed>,
     places: BTreeMap<At, ImageHash>,
     settled: BTreeMap<u64, Arc<Image>>,
-    cluster: Option<ClusterId>,
+    /// Which cluster each volume that there is belongs to.
+    clusters: BTreeMap<(BrokerId, StorageId), ClusterId>,
     created: BTreeMap<TopicId, (At, TopicName)>,
     deleted: BTreeMap<TopicId, At>,
     deletes_asked: BTreeSet<TopicName>,
@@ -63,6 +64,11 @@ impl MetadataChecks {
         self.newest().is_some_and(|image| image.tombstones.contains_key(&topic))
     }
 
+    /// Notes the loss of a volume: what was only there is not there any more.
+    pub fn volume_lost(&mut self, broker: BrokerId, storage: StorageId) {
+        self.clusters.remove(&(broker, storage));
+    }
+
     /// Notes an image that arrived in a grant: the candidate may build on it.
     pub fn offered(&mut self, process: u64, image: &Arc<Image>) {
         self.adoptable.entry(process).or_default().insert(image.at, image.hash);
@@ -95,9 +101,10 @@ impl MetadataChecks {
             format!("broker {} moved to another cluster", who.0)
         })?;
         if let Some(cluster) = new.cluster_id {
-            let first = *self.cluster.get_or_insert(cluster);
-            ensure(first == cluster, Invariant::M1, || {
-                format!("two clusters were founded: {first} and {cluster}")
+            self.clusters.insert(who, cluster);
+            let other = self.clusters.values().find(|other| **other != cluster);
+            ensure(other.is_none(), Invariant::M1, || {
+                format!("two clusters were founded: {other:?} and {cluster}")
             })?;
         }
         let before = old.accepted.as_ref().map(|image| (image.at, image.hash));
