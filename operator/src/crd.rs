@@ -104,8 +104,7 @@ pub struct TopicSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "byte_size_schema")]
     pub max_record_bytes: Option<ByteSize>,
-    /// Whether records must be encrypted at rest. Inherit takes what the brokers do. Required can't be taken back. Off is
-    /// written in quotes, because YAML takes the bare word for a boolean.
+    /// Whether records must be encrypted at rest. Inherit takes what the brokers do. Required can't be taken back. Off is written in quotes, because YAML takes the bare word for a boolean.
     #[serde(default)]
     pub encryption: Encryption,
     /// Whether a replica that lacks acknowledged records may lead when no other is left: available again, with records lost.

@@ -62,8 +62,9 @@ ready() {
 
 keys() {
     openssl ecparam -name prime256v1 -genkey -noout -out "$directory/accounts.key" 2>/dev/null
+    # Rust's TLS, unlike that of Go, takes no authority's certificate for a server's.
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
-        -addext subjectAltName=IP:127.0.0.1,DNS:localhost -keyout "$directory/server.key" -out "$directory/server.crt" 2>/dev/null
+        -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1,DNS:localhost -keyout "$directory/server.key" -out "$directory/server.crt" 2>/dev/null
     token=$(openssl rand -hex 16)
     printf '%s,admin,admin,system:masters\n' "$token" >"$directory/tokens.csv"
 }

@@ -280,7 +280,8 @@ impl Operator {
     /// When it can't be started.
     pub fn start(space: &Space, name: &str, brokers: &[String], extra: &[(&str, &str)]) -> Self {
         let port = ports::free().port();
-        let dir = space.server.dir().join(format!("{}-{name}", space.name));
+        // One of its own: it goes with the process, and another operator may have the same name.
+        let dir = space.server.dir().join(crate::cluster::topic::unique(name));
         std::fs::create_dir_all(&dir).expect("a directory for the operator");
         let watchdog: Arc<Watchdog> = Watchdog::start(&dir).expect("the watchdog starts");
         let (brokers, port_text) = (brokers.join(","), port.to_string());

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Publishes one record to a topic.
 async fn publish(cluster: &pubsub_tests::cluster::Cluster, topic: &str) {
-    ask(cluster, "POST", &format!("/topics/{topic}/records"), &json!({"value": 1})).await;
+    ask(cluster, "POST", &format!("/topics/{topic}/publish"), &json!({"value": 1})).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
