@@ -8,8 +8,8 @@ mod broker;
 pub use broker::{BrokerEntry, BrokerState};
 
 use crate::ids::{
-    At, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, PartEpoch, RunId, Start, StorageId, TopicId, TopicName,
-    TopicPartition, Voter,
+    At, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, PartEpoch, RunId, Start, StorageId, TopicId,
+    TopicName, TopicPartition, Voter,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

@@ -5,10 +5,9 @@ use super::checks::{Checked, ensure};
 use super::network::{Body, Packet, kind, role_name};
 use super::world::{Happening, World};
 use pubsub_core::control::{self, Event, Hard, Outcome, Refusal, Ticket};
-use pubsub_core::ids::{BrokerId, StorageId, TopicPartition};
+use pubsub_core::ids::{BrokerId, TopicPartition};
 use pubsub_core::invariants::Invariant;
 use pubsub_core::partition::{self, ReplicaView, RequestId};
-use pubsub_core::record::Batch;
 use pubsub_core::wire::internal::{Message, ReplicateReply, ReplicateRequest, misdirected};
 
 /// After how long a leader gives up on the answer to a push, ms.

@@ -43,7 +43,12 @@ impl World {
 
     /// Checks that what a leader committed is on enough disks (R1). A copy counts until the leader's image tells of its loss:
     /// that is one of the losses that `min_isr` is for.
-    pub(crate) fn check_copies(&self, leader: BrokerId, partition: TopicPartition, batches: &[Batch]) -> Checked {
+    pub(crate) fn check_copies(
+        &self,
+        leader: BrokerId,
+        partition: TopicPartition,
+        batches: &[Batch],
+    ) -> Checked {
         let (Some(entry), Some(last)) = (self.entry(partition), batches.last()) else { return Ok(()) };
         let floor = self.min_isr(partition).min(u32::try_from(entry.replicas.len()).expect("few replicas"));
         let holds = |node: &&crate::sim::node::Node| {
