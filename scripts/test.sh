@@ -23,6 +23,19 @@ tests() {
     cargo test --workspace --no-fail-fast 2>&1 | tee "$log"
 }
 
+# Compiled from source the first time, which takes minutes.
+kubernetes_api() {
+    [ "${PUBSUB_SKIP_KUBERNETES:-0}" = 1 ] || tests/kind/programs.sh control-plane
+}
+
+operator() {
+    if [ "${PUBSUB_SKIP_KUBERNETES:-0}" = 1 ]; then
+        printf 'left out, as PUBSUB_SKIP_KUBERNETES=1 allows\n'
+        return
+    fi
+    cargo test -p pubsub-tests --test operator -- --ignored 2>&1 | tee -a "$log"
+}
+
 rustdoc() {
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 }
@@ -43,6 +56,8 @@ if [ "${1:-}" != lint ]; then
     stage programs cargo build --workspace --bins --quiet
     stage helm scripts/helm.sh
     stage tests tests
+    stage "Kubernetes API" kubernetes_api
+    stage operator operator
     totals=$(awk '/^test result:/ { passed += $4; failed += $6 } END { printf "%d passed, %d failed", passed, failed }' "$log")
 fi
 

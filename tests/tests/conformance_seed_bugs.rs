@@ -217,7 +217,7 @@ async fn seed_bug_18_a_broker_started_while_discovery_is_down_joins_when_it_is_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn seed_bug_19_two_live_processes_with_one_id_never_both_serve() {
+async fn seed_bug_19_two_processes_same_id_never_both_serve() {
     let _alone = alone().await;
     let cluster = Arc::new(Cluster::ready(Settings::default()).await);
     let topic = Topic::create(&cluster, 1, "twins", "rf=3&owner_id=2").await;
