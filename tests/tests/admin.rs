@@ -280,7 +280,7 @@ async fn topics_of_one_request_are_created_or_refused_each_by_itself() {
 async fn a_thousand_topics_of_one_request_take_few_images() {
     let cluster = CLUSTER.get().await;
     let version = async || {
-        let url = format!("{}/metadata", cluster.url(1));
+        let url = format!("{}/metadata", cluster.url(2));
         Http::new().get(&url).await.unwrap().expect(200)["version"].as_u64().unwrap()
     };
     let prefix = unique("k");

@@ -106,12 +106,13 @@ fn page(
     let mut rows = statement.query(params![i64::try_from(after).unwrap_or(i64::MAX), limit])?;
     while let Some(row) = rows.next()? {
         page.end = unsigned(row, 0)?;
+        // One may be kept between the two statements. Where nothing is found, `after` proves nothing: it may be made up.
+        page.newest = page.newest.max(page.end);
         // An event of another version may have another shape; it is only ever shown, so it may be left out.
         if let Ok(event) = serde_json::from_str(row.get_ref(2)?.as_str().unwrap_or_default()) {
             page.events.push(StoredEvent { id: page.end, at_ms: row.get(1)?, event });
         }
     }
-    page.newest = page.newest.max(page.end);
     Ok(page)
 }
 

@@ -115,6 +115,8 @@ async fn the_newest_events_are_kept() {
     assert_eq!(ids(opened.events.after(10_008, 1).await.unwrap()), [10_009]);
     assert_eq!(ids(opened.events.newest(2).await.unwrap()), [10_009, 10_010]);
     assert_eq!(opened.events.after(10_010, 5).await.unwrap().end, 10_010);
+    let made_up = opened.events.after(20_000, 5).await.unwrap();
+    assert_eq!((made_up.events.len(), made_up.newest), (0, 10_010));
     let hard = Hard { epoch: ControllerEpoch(1), ..opened.hard.clone() };
     opened.meta.persist(&hard).unwrap();
     close(opened).await;
