@@ -276,7 +276,7 @@ fn a_voter_that_hears_a_controller_promises_nothing_unless_that_one_hands_over()
     let handed = Message::Claim {
         epoch,
         accepted,
-        start: start(3, 1),
+        start: start(1, 1),
         expect_storage,
         expect_start,
         handover: true,
