@@ -5,7 +5,7 @@
 
 use crate::endpoints::Endpoints;
 use crate::peer::{PeerClient, PeerError};
-use crate::store::MetaStore;
+use crate::store::{MetaStore, StoreError};
 use bytes::Bytes;
 use futures::future::join_all;
 use pubsub_core::Mono;
@@ -193,7 +193,12 @@ impl ControlTask {
 
     fn take(&mut self, item: ToControl) -> anyhow::Result<()> {
         match item {
-            ToControl::Input(input) => self.step(input),
+            ToControl::Input(input) => {
+                if matches!(input, Input::Storage { healthy: true }) {
+                    self.meta.room_again();
+                }
+                self.step(input)
+            }
             ToControl::Propose(command, reply) => {
                 let ticket = self.ticket(reply);
                 self.step(Input::Propose { ticket, command })
@@ -301,6 +306,7 @@ impl ControlTask {
         }
         match self.meta.append_events(crate::wall_ms(), &news) {
             Ok(newest) => drop(self.events.send_replace(newest)),
+            Err(StoreError::DiskFull) => tracing::debug!("the disk is full: events were not stored"),
             Err(error) => tracing::warn!(%error, "events were not stored"),
         }
     }

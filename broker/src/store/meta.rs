@@ -1,7 +1,7 @@
 //! `meta.sqlite`: what the broker has promised, and recent cluster events. An own file, so that a promise never queues
 //! behind records. Invariant E2: a promise is synced before anything is said about it, and is never taken back.
 
-use super::volume::{Paths, VolumeLock, drop_ballast, lay_ballast};
+use super::volume::{Paths, VolumeLock, drop_ballast, has_ballast, lay_ballast};
 use super::{OpenError, StoreError};
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Event, Hard};
@@ -12,11 +12,16 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// Pages of the log of promises after which they are brought into the file.
+const LOG_PAGES: u32 = 100;
+
 /// A broker's promises. One owner: the control task.
 pub struct MetaStore {
     connection: Connection,
     paths: Paths,
     stored: Hard,
+    /// The ballast was given up: what room there is belongs to promises.
+    short: bool,
     _lock: Arc<VolumeLock>,
 }
 
@@ -36,7 +41,10 @@ impl MetaStore {
     ) -> Result<Self, OpenError> {
         hard.boot += 1;
         lay_ballast(&paths);
-        let mut meta = Self { connection, stored: hard.clone(), paths, _lock: lock };
+        // The file grows early, while there is room: on a full disk the log can then be begun anew.
+        let eager = connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES);
+        eager.map_err(|source| OpenError::sqlite(&paths.meta, source))?;
+        let mut meta = Self { connection, stored: hard.clone(), short: false, paths, _lock: lock };
         let path = meta.paths.meta.clone();
         meta.with_room(|connection| write_volume(connection, &hard)).map_err(|error| match error {
             StoreError::Sqlite(source) => OpenError::sqlite(&path, source),
@@ -83,7 +91,18 @@ impl MetaStore {
             Ok(transaction.commit()?)
         })?;
         self.stored = hard.clone();
+        if self.short {
+            self.reuse_log();
+        }
         Ok(())
+    }
+
+    /// Lays the ballast anew once there is room for it again.
+    pub fn room_again(&mut self) {
+        if self.short {
+            lay_ballast(&self.paths);
+            self.short = !has_ballast(&self.paths);
+        }
     }
 
     /// Keeps events, drops the oldest past [`EVENTS_MAX`](pubsub_core::limits::EVENTS_MAX), and returns the number of the
@@ -92,6 +111,9 @@ impl MetaStore {
     /// # Errors
     /// SQLite's own, and a full disk; nothing is kept then, and the broker may go on.
     pub fn append_events(&mut self, at_ms: i64, events: &[Event]) -> Result<u64, StoreError> {
+        if self.short {
+            return Err(StoreError::DiskFull);
+        }
         let texts = events.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
         let texts = texts.map_err(StoreError::Image)?;
         self.connection.execute_batch("PRAGMA synchronous=NORMAL")?;
@@ -107,22 +129,40 @@ impl MetaStore {
         self.connection.pragma_update(None, "max_page_count", pages).expect("a pragma");
     }
 
-    /// Runs a transaction, once more without the ballast if the disk was full. A full disk is met before the sync, so the
-    /// outcome of the first try is known; a failed sync is never tried again.
+    /// Runs a transaction; if the disk is full, again in the log's own room, and again without the ballast. A full disk is met
+    /// before the sync, so the outcome of a try is known; a failed sync is never tried again.
     fn with_room(
         &mut self,
         mut work: impl FnMut(&mut Connection) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         match work(&mut self.connection) {
-            Err(StoreError::Sqlite(error))
-                if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && drop_ballast(&self.paths) =>
-            {
-                tracing::error!("the disk was full; a promise was written in the ballast's place");
+            Err(StoreError::Sqlite(error)) if is_full(&error) => self.short = true,
+            other => return other,
+        }
+        self.reuse_log();
+        match work(&mut self.connection) {
+            Err(StoreError::Sqlite(error)) if is_full(&error) && drop_ballast(&self.paths) => {
+                tracing::error!("the disk is full; promises are written in the ballast's place");
+                self.reuse_log();
                 work(&mut self.connection)
             }
             other => other,
         }
     }
+
+    /// Brings everything from the write-ahead log into the file, so that the log is written from its start again and does not
+    /// grow: many promises then need no more room than one.
+    fn reuse_log(&self) {
+        let done =
+            self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, i64>(0));
+        if !matches!(done, Ok(0)) {
+            tracing::debug!(?done, "the log of promises could not be begun anew");
+        }
+    }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// Everything but the image, for comparison.

@@ -95,7 +95,7 @@ pub(crate) fn sync_dir(paths: &Paths) -> Result<(), OpenError> {
 
 /// Makes sure that the ballast is there. A disk too full for it is no error: there is nothing to give up then.
 pub(crate) fn lay_ballast(paths: &Paths) {
-    if std::fs::metadata(&paths.ballast).is_ok_and(|found| found.len() == BALLAST_BYTES) {
+    if has_ballast(paths) {
         return;
     }
     let bytes = vec![0xb5; usize::try_from(BALLAST_BYTES).expect("one MiB")];
@@ -104,6 +104,11 @@ pub(crate) fn lay_ballast(paths: &Paths) {
         // A part of it would be of no use; what can't be removed either is seen by the next start.
         let _ = std::fs::remove_file(&paths.ballast);
     }
+}
+
+/// Returns whether the ballast is there, whole.
+pub(crate) fn has_ballast(paths: &Paths) -> bool {
+    std::fs::metadata(&paths.ballast).is_ok_and(|found| found.len() == BALLAST_BYTES)
 }
 
 /// Gives up the ballast. Returns whether there was any.

@@ -142,8 +142,16 @@ async fn a_full_disk_takes_the_ballast_and_keeps_the_last_promise() {
     let refused = opened.meta.persist(&second);
     assert!(matches!(refused, Err(StoreError::Sqlite(_))), "{refused:?}");
     assert!(!dir.path().join("meta.ballast").exists());
+    let event = Event::ElectionStarted;
+    assert!(
+        matches!(opened.meta.append_events(1, &[event]), Err(StoreError::DiskFull)),
+        "room is for promises"
+    );
     opened.meta.limit_pages(100_000);
     opened.meta.persist(&second).unwrap();
+    opened.meta.room_again();
+    assert!(dir.path().join("meta.ballast").exists());
+    assert!(opened.meta.append_events(1, &[Event::ElectionStarted]).is_ok());
     close(opened).await;
     let again = open(config(dir.path())).unwrap();
     assert_eq!(again.hard, Hard { boot: 2, ..second });
