@@ -5,14 +5,11 @@ use super::world::{CHURNED, ORDERS, PAIRS, World};
 use crate::cluster::await_condition::{scaled, within};
 use crate::cluster::ids_of;
 use crate::history::{Change, Outcome, Place};
-use crate::http::{Content, Http};
 use anyhow::{Context, bail};
 use std::time::Duration;
 
 /// How long a new replica may take to join the ISR.
 const JOIN_DEADLINE: Duration = Duration::from_secs(60);
-/// How long all replicas may take to leave a broker.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Makes a change through one broker after the other until it is acknowledged.
 ///
@@ -122,32 +119,5 @@ pub(super) async fn scale(world: &World) -> anyhow::Result<()> {
     for _ in 0..3 {
         kill(world, world.pick(&world.cluster.ids())?, "any of five").await?;
     }
-    for id in [5, 4] {
-        world.fault(format!("empty broker {id}, then SIGTERM it"), None);
-        empty(world, id).await?;
-        world.cluster.sigterm(id).await?;
-        world.progress().await?;
-    }
-    let last = world.pick(&world.running())?;
-    world.fault(format!("kill -9 broker {last} of the three that are left"), None);
-    world.cluster.kill9(last);
-    world.progress().await?;
-    world.cluster.start_broker(last);
-    world.progress().await
-}
-
-/// Has a broker emptied, and waits until it holds nothing.
-async fn empty(world: &World, id: u32) -> anyhow::Result<()> {
-    let http = Http::new();
-    within(&format!("broker {id} holds nothing"), scaled(DRAIN_DEADLINE), async || {
-        let via = world.controller().await?;
-        // The same order twice is one order.
-        let url = format!("{}/admin/brokers/{id}/drain", world.cluster.url(via));
-        let answer = http.send("POST", &url, Content::default()).await?;
-        let seen = world.look(via, "/admin/brokers").await?;
-        let brokers = seen["brokers"].as_array().context("no brokers")?;
-        let state = brokers.iter().find(|broker| broker["broker_id"] == id).map(|broker| &broker["state"]);
-        if state.is_some_and(|state| state == "drained") { Ok(()) } else { bail!("{answer}; {seen}") }
-    })
-    .await
+    Ok(())
 }
