@@ -158,3 +158,23 @@ async fn a_full_disk_takes_the_ballast_and_keeps_the_last_promise() {
     assert!(dir.path().join("meta.ballast").exists());
     close(again).await;
 }
+
+#[tokio::test]
+async fn promises_on_a_full_disk_need_no_more_room_than_one() {
+    let dir = TempDir::new().unwrap();
+    let mut opened = open(config(dir.path())).unwrap();
+    let log = || std::fs::metadata(dir.path().join("meta.sqlite-wal")).unwrap().len();
+    opened.meta.limit_pages(1);
+    let mut large = Image::clone(&image(1, 1));
+    large.tombstones = (0..2_000).map(|id| (TopicId(Uuid::from_u128(id)), 1)).collect();
+    let large = Hard { epoch: ControllerEpoch(1), accepted: Some(Arc::new(large)), ..opened.hard.clone() };
+    assert!(opened.meta.persist(&large).is_err());
+    opened.meta.limit_pages(100_000);
+    opened.meta.persist(&large).unwrap();
+    let before = log();
+    for epoch in 2..52 {
+        opened.meta.persist(&Hard { epoch: ControllerEpoch(epoch), ..large.clone() }).unwrap();
+    }
+    assert_eq!(log(), before, "the log is written from its start again");
+    close(opened).await;
+}
