@@ -17,7 +17,7 @@ use axum::response::Response;
 use change::{Ended, answer, change};
 use pubsub_core::control::image::Image;
 use pubsub_core::control::{Command, Outcome};
-use pubsub_core::ids::TopicName;
+use pubsub_core::ids::{BrokerId, TopicName};
 use pubsub_core::limits::{
     PARTITIONS_MAX, PUBLISH_TIMEOUT_MS_DEFAULT, REPLICATION_FACTOR_MAX, REQUEST_TIMEOUT_MS_MAX,
 };
@@ -34,10 +34,24 @@ fn deadline(query: &mut Query<'_>, call: &Whole) -> Instant {
     Instant::now() + Duration::from_millis(ms)
 }
 
+/// Takes a request that has no parameters but its patience.
+async fn bare(call: Call) -> ApiResult<(Whole, Instant)> {
+    let whole = call.body().await?;
+    let mut query = Query::parse(whole.uri.query());
+    let deadline = deadline(&mut query, &whole);
+    query.finish()?;
+    Ok((whole, deadline))
+}
+
+fn broker_in_path(text: &str) -> ApiResult<BrokerId> {
+    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
+    Ok(BrokerId(text.parse().map_err(fault)?))
+}
+
 fn changeable(name: String, place: &str) -> ApiResult<TopicName> {
     let name =
         TopicName::try_from(name).map_err(|error| super::error::invalid_name(&error, &[place, "name"]))?;
-    if name.as_str().starts_with("__") {
+    if name.is_internal() {
         let msg = "names that start with __ belong to the brokers themselves";
         return Err(ApiError::field("value_error", &[place, "name"], msg));
     }

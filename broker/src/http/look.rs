@@ -91,7 +91,7 @@ pub(crate) async fn topics(State(app): State<App>, call: Call) -> ApiResult<Json
     let internal = query.flag("internal");
     query.finish()?;
     let image = app.image().await?;
-    let shown = image.topics.iter().filter(|(_, entry)| internal || !entry.name.as_str().starts_with("__"));
+    let shown = image.topics.iter().filter(|(_, entry)| internal || !entry.name.is_internal());
     let mut topics: Vec<_> = shown.map(|(id, entry)| describe(&app, &image, *id, entry)).collect();
     topics.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     Ok(Json(TopicList { topics }))
@@ -161,7 +161,7 @@ pub(crate) async fn controller(State(app): State<App>) -> Json<ControllerDescrip
 #[utoipa::path(get, path = "/admin/isr", tag = "admin", responses((status = 200, description = "By topic", body = IsrOverview)))]
 pub(crate) async fn isr(State(app): State<App>) -> ApiResult<Json<IsrOverview>> {
     let image = app.image().await?;
-    let visible = image.topics.iter().filter(|(_, entry)| !entry.name.as_str().starts_with("__"));
+    let visible = image.topics.iter().filter(|(_, entry)| !entry.name.is_internal());
     let topics = visible.map(|(id, entry)| {
         let first = entry.partitions.first();
         let replicas = first.map(|first| first.replicas.as_slice()).unwrap_or_default();
@@ -242,7 +242,7 @@ fn described(
 pub(crate) async fn metadata(State(app): State<App>) -> ApiResult<Json<Metadata>> {
     let image = app.image().await?;
     let firsts = || {
-        let visible = image.topics.values().filter(|entry| !entry.name.as_str().starts_with("__"));
+        let visible = image.topics.values().filter(|entry| !entry.name.is_internal());
         visible.filter_map(|entry| Some((entry.name.to_string(), entry.partitions.first()?)))
     };
     let placed = |(name, first): (String, &PartitionEntry)| {

@@ -201,7 +201,7 @@ fn gossip_view(gossip: &[Value]) -> BTreeMap<String, Value> {
 }
 
 fn visible(image: &Image) -> impl Iterator<Item = &Arc<pubsub_core::control::image::TopicEntry>> {
-    image.topics.values().filter(|entry| !entry.name.as_str().starts_with("__"))
+    image.topics.values().filter(|entry| !entry.name.is_internal())
 }
 
 fn placement(app: &App, entry: &pubsub_core::control::image::TopicEntry) -> Value {

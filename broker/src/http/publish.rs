@@ -91,7 +91,7 @@ pub(crate) async fn publish(
     let forwarded = call.forwarded();
     let bytes = call.body().await?;
     let topic = app.topic(&name, forwarded).await?;
-    if topic.name.as_str().starts_with("__") {
+    if topic.name.is_internal() {
         return Err(ApiError::new(
             ErrorCode::Unsupported,
             format!("topic {name} is internal to the brokers"),

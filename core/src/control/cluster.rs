@@ -4,6 +4,7 @@
 mod faults;
 mod scenarios;
 
+use super::fixture::b;
 use super::image::{BrokerState, Image, ImageHash, TopicConfig};
 use super::{
     Action, Command, Control, ControlConfig, Event, Hard, Input, Outcome, Refusal, Ticket, Weakening, fixture,
@@ -52,10 +53,6 @@ struct Faults {
     delay_ms_max: Mono,
     /// Chance per thousand actions that the process dies right before one.
     crash_permille: u32,
-}
-
-fn b(id: u32) -> BrokerId {
-    BrokerId(id)
 }
 
 impl Cluster {

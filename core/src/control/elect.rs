@@ -107,18 +107,11 @@ fn survivor(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::control::fixture::{b, done};
     use crate::control::image::TopicConfig;
     use crate::control::policy::{self, Lapses};
     use crate::control::{Command, fixture};
-    use crate::ids::{At, LeaderEpoch};
-
-    fn b(id: u32) -> BrokerId {
-        BrokerId(id)
-    }
-
-    fn done(image: &Image, ops: &[Op]) -> Image {
-        image.apply(ops, At { version: image.at.version + 1, ..image.at }).unwrap()
-    }
+    use crate::ids::LeaderEpoch;
 
     fn asked(image: &Image, broker: Option<u32>, unclean: bool) -> Result<PartitionEntry, Refusal> {
         let name = TopicName::try_from("a").unwrap();

@@ -304,19 +304,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::control::fixture;
+    use crate::control::fixture::{b, done};
     use crate::control::image::Op;
     use crate::control::policy::{self, Lapses};
-    use crate::ids::{At, StorageId};
+    use crate::ids::StorageId;
     use std::collections::BTreeSet;
     use uuid::Uuid;
-
-    fn b(id: u32) -> BrokerId {
-        BrokerId(id)
-    }
-
-    fn done(image: &Image, ops: &[Op]) -> Image {
-        image.apply(ops, At { version: image.at.version + 1, ..image.at }).unwrap()
-    }
 
     fn with_topic() -> Image {
         done(&fixture::image(3), &[fixture::add_topic("a", 1, &[1, 2])])

@@ -2,11 +2,20 @@
 
 use super::image::{BrokerEntry, BrokerState, Image, Op, PartitionEntry, TopicConfig, TopicEntry};
 use crate::ids::{
-    BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, PartEpoch, RunId, StorageId, TopicId,
+    At, BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, LeaderEpoch, PartEpoch, RunId, StorageId, TopicId,
     TopicName, Voter,
 };
 use std::sync::Arc;
 use uuid::Uuid;
+
+pub(super) fn b(id: u32) -> BrokerId {
+    BrokerId(id)
+}
+
+/// The image after these operations, which must fit it.
+pub(super) fn done(image: &Image, ops: &[Op]) -> Image {
+    image.apply(ops, At { version: image.at.version + 1, ..image.at }).expect("operations that fit")
+}
 
 pub(super) fn voter(id: u32) -> Voter {
     Voter { id: BrokerId(id), storage_id: storage(id) }

@@ -327,7 +327,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::control::fixture;
-    use crate::ids::{At, RunId, StorageId};
+    use crate::control::fixture::{b, done};
+    use crate::ids::{RunId, StorageId};
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -343,16 +344,8 @@ mod tests {
         any_level: false,
     };
 
-    fn b(id: u32) -> BrokerId {
-        BrokerId(id)
-    }
-
     fn ids(list: &[u32]) -> BTreeSet<BrokerId> {
         list.iter().map(|id| b(*id)).collect()
-    }
-
-    fn done(image: &Image, ops: &[Op]) -> Image {
-        image.apply(ops, At { version: image.at.version + 1, ..image.at }).unwrap()
     }
 
     fn with_topic(brokers: u32, min_isr: u32, replicas: &[u32]) -> Image {

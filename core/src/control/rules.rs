@@ -1,6 +1,7 @@
 //! Single rules of the control plane, told as the messages of one machine.
 #![allow(clippy::unwrap_used)]
 
+use super::fixture::b;
 use super::image::{Image, Op};
 use super::{Action, Control, ControlConfig, Event, Hard, Input, fixture};
 use crate::Mono;
@@ -11,10 +12,6 @@ use uuid::Uuid;
 
 const ME: BrokerId = BrokerId(2);
 const START: Mono = 10_000;
-
-fn b(id: u32) -> BrokerId {
-    BrokerId(id)
-}
 
 fn e(epoch: u64) -> ControllerEpoch {
     ControllerEpoch(epoch)

@@ -227,18 +227,14 @@ fn check_partitions(partitions: u32) -> Result<(), Refusal> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::control::fixture::done;
     use crate::control::policy::command;
     use crate::control::{Command, fixture};
-    use crate::ids::At;
     use serde_json::json;
     use uuid::Uuid;
 
     fn name() -> TopicName {
         TopicName::try_from("a").unwrap()
-    }
-
-    fn done(image: &Image, change: Change) -> Image {
-        image.apply(&change.ops, At { version: image.at.version + 1, ..image.at }).unwrap()
     }
 
     fn create(owner: Option<Value>, partitions: u32, take_ownership: bool) -> Command {
@@ -260,7 +256,7 @@ mod tests {
     fn of_one() -> Image {
         let image = fixture::image(1);
         let change = command(&image, &create(Some(json!({"uid": "one", "name": "x"})), 1, false)).unwrap();
-        done(&image, change)
+        done(&image, &change.ops)
     }
 
     fn refused(image: &Image, asked: &Command) -> bool {
@@ -308,9 +304,9 @@ mod tests {
     fn a_topic_is_taken_over_on_request_but_not_against_the_word_who_has_it() {
         let image = of_one();
         let two = || Some(json!({"uid": "two"}));
-        let taken = done(&image, command(&image, &create(two(), 1, true)).unwrap());
+        let taken = done(&image, &command(&image, &create(two(), 1, true)).unwrap().ops);
         assert_eq!(owner_of(&taken), two());
-        let taken = done(&image, command(&image, &alter(Some(two()), Some("one"), true)).unwrap());
+        let taken = done(&image, &command(&image, &alter(Some(two()), Some("one"), true)).unwrap().ops);
         assert_eq!(owner_of(&taken), two());
         assert!(refused(&image, &alter(Some(two()), Some("three"), true)));
     }
@@ -318,12 +314,12 @@ mod tests {
     #[test]
     fn a_topic_of_nobody_is_claimed_by_altering_it_and_a_creation_leaves_it_alone() {
         let image = fixture::image(1);
-        let image = done(&image, command(&image, &create(None, 1, false)).unwrap());
+        let image = done(&image, &command(&image, &create(None, 1, false)).unwrap().ops);
         let two = || Some(json!({"uid": "two"}));
         assert_eq!(command(&image, &create(two(), 1, false)).unwrap().ops, vec![]);
-        let claimed = done(&image, command(&image, &alter(Some(two()), Some("two"), false)).unwrap());
+        let claimed = done(&image, &command(&image, &alter(Some(two()), Some("two"), false)).unwrap().ops);
         assert_eq!(owner_of(&claimed), two());
-        let drifted = done(&claimed, command(&claimed, &alter(None, None, false)).unwrap());
+        let drifted = done(&claimed, &command(&claimed, &alter(None, None, false)).unwrap().ops);
         assert_eq!(owner_of(&drifted), two(), "who names no owner leaves it");
     }
 

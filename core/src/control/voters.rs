@@ -56,20 +56,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::control::fixture;
-    use crate::ids::{At, ControllerEpoch, StorageId};
+    use crate::control::fixture::{b, done};
+    use crate::ids::StorageId;
     use uuid::Uuid;
-
-    fn b(id: u32) -> BrokerId {
-        BrokerId(id)
-    }
 
     fn ids(list: &[u32]) -> BTreeSet<BrokerId> {
         list.iter().map(|id| BrokerId(*id)).collect()
-    }
-
-    fn done(image: &Image, op: Op) -> Image {
-        let at = At { epoch: ControllerEpoch(1), version: image.at.version + 1 };
-        image.apply(&[op], at).unwrap()
     }
 
     #[test]
@@ -79,9 +71,9 @@ mod tests {
         image.brokers.get_mut(&b(1)).unwrap().storage_id = new;
         let founders = [b(1), b(2), b(3)];
         assert_eq!(restore(&image, b(3), &ids(&[1]), &founders), None, "2 is not there");
-        let image = done(&image, restore(&image, b(3), &ids(&[1, 2]), &founders).unwrap());
+        let image = done(&image, &[restore(&image, b(3), &ids(&[1, 2]), &founders).unwrap()]);
         assert!(!image.voters.contains_key(&b(1)));
-        let image = done(&image, restore(&image, b(3), &ids(&[1, 2]), &founders).unwrap());
+        let image = done(&image, &[restore(&image, b(3), &ids(&[1, 2]), &founders).unwrap()]);
         assert_eq!(image.voters[&b(1)], new);
         assert_eq!(restore(&image, b(3), &ids(&[1, 2]), &founders), None);
     }
@@ -92,7 +84,7 @@ mod tests {
         image.brokers.get_mut(&b(1)).unwrap().rolled_back = true;
         assert!(!image.is_voter(b(1), fixture::storage(1)));
         let founders = [b(1), b(2), b(3)];
-        let image = done(&image, restore(&image, b(3), &ids(&[1, 2]), &founders).unwrap());
+        let image = done(&image, &[restore(&image, b(3), &ids(&[1, 2]), &founders).unwrap()]);
         assert!(!image.voters.contains_key(&b(1)));
         assert_eq!(restore(&image, b(3), &ids(&[1, 2]), &founders), None);
     }
@@ -108,6 +100,6 @@ mod tests {
         assert_eq!(raise_level(&image, &ids(&[1, 2]), (1, 2)), None, "3 came back just now");
         let raised = raise_level(&image, &ids(&[1, 2, 3]), (1, 2));
         assert_eq!(raised, Some(Op::SetFeatureLevel { level: 2 }));
-        assert_eq!(raise_level(&done(&image, raised.unwrap()), &ids(&[1, 2, 3]), (1, 2)), None);
+        assert_eq!(raise_level(&done(&image, &[raised.unwrap()]), &ids(&[1, 2, 3]), (1, 2)), None);
     }
 }

@@ -113,12 +113,7 @@ impl Producers {
 impl World {
     /// A random producer sends what it has under way in a random partition, or something new.
     pub(crate) fn random_produce(&mut self) {
-        let ids = self.ids();
-        let Some(asked) = self.rng.pick(&ids) else { return };
-        let image = self.nodes[&asked].process.as_ref().and_then(|process| process.control.image().cloned());
-        let Some(image) = image else { return };
-        let partitions = self.data_partitions(&image);
-        let Some((partition, leader)) = self.rng.pick(&partitions) else { return };
+        let Some((asked, partition, leader)) = self.ask_for_a_leader() else { return };
         let which = usize::try_from(self.rng.below(3)).expect("a small number") % PRODUCERS;
         let Some(to) = (if self.rng.chance(50) { Some(asked) } else { leader }) else { return };
         let impatient = self.rng.chance(200);

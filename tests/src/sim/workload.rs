@@ -36,14 +36,19 @@ impl World {
         Ok(())
     }
 
-    /// Asks a random broker, which need not be right, who leads a random partition, and publishes there.
-    fn random_publish(&mut self) {
+    /// Asks a random broker, which need not be right, who leads a random partition.
+    pub(crate) fn ask_for_a_leader(&mut self) -> Option<(BrokerId, TopicPartition, Option<BrokerId>)> {
         let ids = self.ids();
-        let Some(asked) = self.rng.pick(&ids) else { return };
-        let image = self.nodes[&asked].process.as_ref().and_then(|process| process.control.image().cloned());
-        let Some(image) = image else { return };
+        let asked = self.rng.pick(&ids)?;
+        let image = self.nodes[&asked].process.as_ref()?.control.image()?.clone();
         let partitions = self.data_partitions(&image);
-        let Some((partition, leader)) = self.rng.pick(&partitions) else { return };
+        let (partition, leader) = self.rng.pick(&partitions)?;
+        Some((asked, partition, leader))
+    }
+
+    /// Publishes where a random broker says that the leader is, or to that broker.
+    fn random_publish(&mut self) {
+        let Some((asked, partition, leader)) = self.ask_for_a_leader() else { return };
         let to = if self.rng.chance(50) { Some(asked) } else { leader };
         let acks = match self.rng.below(10) {
             0 => Acks::Leader,
@@ -122,7 +127,7 @@ impl World {
     }
 
     /// Returns the partitions that clients publish to, with their leaders: all but those that hold groups.
-    pub(crate) fn data_partitions(&self, image: &Image) -> Vec<(TopicPartition, Option<BrokerId>)> {
+    fn data_partitions(&self, image: &Image) -> Vec<(TopicPartition, Option<BrokerId>)> {
         let all = logs::partitions(image).filter(|(partition, ..)| !self.is_groups(*partition));
         all.map(|(partition, _, entry)| (partition, entry.leader)).collect()
     }

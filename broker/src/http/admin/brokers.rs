@@ -1,7 +1,7 @@
 //! Emptying brokers, and leaders by request.
 
-use super::{Ended, answer, change, changeable, deadline, described};
-use crate::http::error::{ApiError, ApiResult, refusal};
+use super::{Ended, answer, bare, broker_in_path, change, changeable, deadline, described};
+use crate::http::error::{ApiResult, refusal};
 use crate::http::look::describe_broker;
 use crate::http::query::Query;
 use crate::http::{App, Call, Segments};
@@ -55,12 +55,8 @@ async fn set_draining(
     call: Call,
     wish: impl Fn(BrokerId) -> Command,
 ) -> ApiResult<Response> {
-    let whole = call.body().await?;
-    let mut query = Query::parse(whole.uri.query());
-    let deadline = deadline(&mut query, &whole);
-    query.finish()?;
-    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
-    let broker = BrokerId(broker.parse().map_err(fault)?);
+    let (whole, deadline) = bare(call).await?;
+    let broker = broker_in_path(broker)?;
     match change(app, &whole, deadline, |_: &Image| Ok(wish(broker))).await? {
         Ended::Here((outcome, image)) => {
             let described = describe_broker(app, &image, broker);

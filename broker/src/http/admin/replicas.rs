@@ -1,6 +1,6 @@
 //! Adding replicas of a topic to brokers, and dropping them.
 
-use super::{Ended, answer, change, changeable, deadline, described};
+use super::{Ended, answer, bare, broker_in_path, change, changeable, deadline, described};
 use crate::http::call::Whole;
 use crate::http::error::{ApiError, ApiResult, refusal, topic_not_found};
 use crate::http::query::Query;
@@ -61,17 +61,9 @@ pub(crate) async fn add_replica_on(
     Segments((name, broker)): Segments<(String, String)>,
     call: Call,
 ) -> ApiResult<Response> {
-    let whole = call.body().await?;
-    let mut query = Query::parse(whole.uri.query());
-    let deadline = deadline(&mut query, &whole);
-    query.finish()?;
+    let (whole, deadline) = bare(call).await?;
     let broker = broker_in_path(&broker)?;
     add(&app, &whole, deadline, name, broker).await
-}
-
-fn broker_in_path(text: &str) -> ApiResult<BrokerId> {
-    let fault = |_| ApiError::field("int_parsing", &["path", "broker"], "use a broker's id");
-    Ok(BrokerId(text.parse().map_err(fault)?))
 }
 
 fn holds(partition: &PartitionEntry, broker: BrokerId) -> bool {
@@ -123,10 +115,7 @@ pub(crate) async fn remove_replica(
     Segments((name, broker)): Segments<(String, String)>,
     call: Call,
 ) -> ApiResult<Response> {
-    let whole = call.body().await?;
-    let mut query = Query::parse(whole.uri.query());
-    let deadline = deadline(&mut query, &whole);
-    query.finish()?;
+    let (whole, deadline) = bare(call).await?;
     let broker = broker_in_path(&broker)?;
     let name = changeable(name, "path")?;
     let command = |image: &Image| {
@@ -161,10 +150,7 @@ pub(crate) async fn reassign(
     Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
-    let whole = call.body().await?;
-    let mut query = Query::parse(whole.uri.query());
-    let deadline = deadline(&mut query, &whole);
-    query.finish()?;
+    let (whole, deadline) = bare(call).await?;
     let request: ReassignRequest = whole.json()?;
     let name = changeable(name, "path")?;
     let moves: Vec<_> = request.moves.into_iter().map(|wish| (wish.partition, wish.replicas)).collect();
@@ -186,10 +172,7 @@ pub(crate) async fn cancel(
     Segments(name): Segments<String>,
     call: Call,
 ) -> ApiResult<Response> {
-    let whole = call.body().await?;
-    let mut query = Query::parse(whole.uri.query());
-    let deadline = deadline(&mut query, &whole);
-    query.finish()?;
+    let (whole, deadline) = bare(call).await?;
     let name = changeable(name, "path")?;
     let command = |_: &Image| Ok(Command::CancelMoves { name: name.clone() });
     described(&app, &name, change(&app, &whole, deadline, command).await?)

@@ -2,16 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::control::fixture::{b, done};
 use crate::control::{Command, fixture, policy};
-use crate::ids::At;
-
-fn b(id: u32) -> BrokerId {
-    BrokerId(id)
-}
-
-fn done(image: &Image, ops: &[Op]) -> Image {
-    image.apply(ops, At { version: image.at.version + 1, ..image.at }).unwrap()
-}
 
 fn ask(image: &Image, command: &Command) -> Result<Image, Refusal> {
     policy::command(image, command).map(|change| done(image, &change.ops))

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::control::fixture::{b, done};
 use crate::control::{Command, fixture, policy};
-use crate::ids::{At, LeaderEpoch};
+use crate::ids::LeaderEpoch;
 use crate::wire::admin::AlterTopicRequest;
 use proptest::prelude::*;
 
@@ -19,16 +20,8 @@ const NO: Lapses = Lapses {
     any_level: false,
 };
 
-fn b(id: u32) -> BrokerId {
-    BrokerId(id)
-}
-
 fn list(ids: &[u32]) -> Vec<BrokerId> {
     ids.iter().map(|id| b(*id)).collect()
-}
-
-fn done(image: &Image, ops: &[Op]) -> Image {
-    image.apply(ops, At { version: image.at.version + 1, ..image.at }).unwrap()
 }
 
 fn with_topic(brokers: u32, min_isr: u32, replicas: &[u32]) -> Image {

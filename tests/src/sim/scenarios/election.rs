@@ -260,15 +260,25 @@ pub(super) fn sigstop_coordinator_wakes(world: &mut World) -> Flow {
 
 /// A voter promises an epoch, loses its volume, comes back empty and is asked for the same epoch by another.
 pub(super) fn amnesiac_voter(world: &mut World) -> Flow {
-    let old = controller_but(world, None)?;
+    controller_but(world, None)?;
     world.run_for(1_000)?;
+    asked_again_without_memory(world, World::lose_volume)
+}
+
+/// The controller is killed, a voter promises the next epoch, `forget` happens to the voter, and while who got the promise is
+/// away the old controller stands.
+pub(super) fn asked_again_without_memory(
+    world: &mut World,
+    forget: impl FnOnce(&mut World, BrokerId),
+) -> Flow {
+    let old = controller_but(world, None)?;
     world.kill(old);
     world.network.rule(|packet| if kind(&packet.body) == "grant" { Verdict::Copy } else { Verdict::Pass });
     world.run_until(5_000, |world| !world.network.held().is_empty())?;
     let grants = world.network.take_held();
     world.network.no_rule();
     if let Some(grant) = grants.first() {
-        world.lose_volume(grant.from);
+        forget(world, grant.from);
         world.kill(grant.to);
         world.start(old);
         world.start(grant.from);

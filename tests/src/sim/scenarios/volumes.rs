@@ -1,6 +1,6 @@
 //! Counter-examples of volumes, addresses and programs that are not what they were: copies, replacements, other versions.
 
-use super::election::controller_but;
+use super::election::{asked_again_without_memory, controller_but};
 use super::replication::{cast, isr};
 use crate::sim::drive::CONVERGE_MS;
 use crate::sim::network::{Verdict, kind};
@@ -93,21 +93,7 @@ pub(super) fn pv_rollback_of_a_voter(world: &mut World) -> Flow {
         world.copy_volume(id);
         whole(world)?;
     }
-    let old = controller_but(world, None)?;
-    world.kill(old);
-    world.network.rule(|packet| if kind(&packet.body) == "grant" { Verdict::Copy } else { Verdict::Pass });
-    world.run_until(5_000, |world| !world.network.held().is_empty())?;
-    let grants = world.network.take_held();
-    world.network.no_rule();
-    if let Some(grant) = grants.first() {
-        world.roll_volume_back(grant.from);
-        world.kill(grant.to);
-        world.start(old);
-        world.start(grant.from);
-        world.run_for(4_000)?;
-        world.start(grant.to);
-    }
-    world.heal_and_converge()
+    asked_again_without_memory(world, World::roll_volume_back)
 }
 
 /// 38: voters whose promise file is full are asked for their vote, again and again.
