@@ -21,8 +21,6 @@ async fn a_topic_that_is_applied_becomes_ready_and_shows_what_the_brokers_have()
     let topic_name = unique("orders");
     let spec = json!({"topicName": topic_name, "partitions": 3, "replicationFactor": 3, "retention": {"duration": "7d"}});
     space.apply("orders", &spec).await.unwrap();
-    let waited = ["-n", &space.name, "wait", "pst/orders", "--for=condition=Ready", "--timeout=60s"];
-    space.server.kubectl(&waited).await.unwrap();
     let topic = space.ready("orders").await;
     let status = topic.status.clone().unwrap();
     let at_brokers = described(&cluster, &topic_name).await.unwrap();
