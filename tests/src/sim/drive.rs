@@ -139,11 +139,11 @@ impl World {
 
     /// Stops a process for `ms` (SIGSTOP); a frozen one's clock stands still too, as in a paused virtual machine.
     pub fn pause(&mut self, id: BrokerId, ms: u64, frozen: bool) {
-        let until = self.now + ms;
+        let (now, until) = (self.now, self.now + ms);
         let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
         node.paused_until = node.paused_until.max(until);
         if let (true, Some(process)) = (frozen, node.process.as_mut()) {
-            process.clock.freeze(ms);
+            process.clock.freeze(now, until);
             (process.control_tick, process.replicas_tick) = (None, None);
         }
         self.note(id, "pause", ms, String::new);
@@ -155,6 +155,11 @@ impl World {
         let now = self.now;
         let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
         node.paused_until = node.paused_until.min(now);
+        if let Some(process) = node.process.as_mut() {
+            process.clock.thaw(now);
+            (process.control_tick, process.replicas_tick) = (None, None);
+        }
+        self.reschedule(id);
     }
 
     /// Reads what a reader of one replica gets at `from`: whole batches below the high watermark that it shows.
