@@ -71,6 +71,10 @@ pub struct Args {
     /// Refuse publishes below this many free bytes on the volume [default: 5 % of it, or 256 MiB].
     #[arg(long, env = "PUBSUB_MIN_FREE_BYTES")]
     min_free_bytes: Option<u64>,
+    /// Before serving, rewrite the records file if a quarter of it or more is unused, to give that room back to the file
+    /// system. Takes room for a second copy of what is stored, and about a second a gigabyte.
+    #[arg(long, env = "PUBSUB_VACUUM")]
+    vacuum: bool,
     /// Secret shared by all brokers and discovery, at least 16 bytes. Without it the peer listener serves loopback only.
     #[arg(long, env = "PUBSUB_CLUSTER_SECRET", hide_env_values = true)]
     cluster_secret: Option<String>,
@@ -121,6 +125,8 @@ pub struct Config {
     pub storage_keys_old: Vec<StorageKey>,
     /// Publishes are refused below this many free bytes; `None`: below 5 % of the file system or 256 MiB.
     pub free_bytes_min: Option<u64>,
+    /// Give unused room of the records file back before serving.
+    pub vacuum: bool,
     /// Signs requests between brokers.
     pub secret: Option<PeerSecret>,
     /// Failure domain.
@@ -177,6 +183,7 @@ impl Args {
             storage_key,
             storage_keys_old,
             free_bytes_min: self.min_free_bytes,
+            vacuum: self.vacuum,
             secret,
             zone: self.zone.filter(|zone| !zone.is_empty()),
             preempt: self.preempt,
@@ -195,6 +202,7 @@ impl Config {
             key: self.storage_key.clone(),
             keys_old: self.storage_keys_old.clone(),
             free_bytes_min: self.free_bytes_min,
+            vacuum: self.vacuum,
         }
     }
 }

@@ -10,7 +10,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use pubsub_core::control::Input;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -86,12 +86,17 @@ pub(crate) async fn name_topics(broker: Broker, cancel: CancellationToken) -> an
     }
 }
 
+/// After this time the control task is told of the volume again though nothing changed: a disk that was full between two
+/// looks is known to the promises alone, which then want to hear that there is room.
+const SPACE_TOLD_AGAIN: Duration = Duration::from_secs(10);
+
 /// Tells the control machine whether the volume takes writes, so that leadership moves away before it is full.
 ///
 /// # Errors
 /// Never.
 pub(crate) async fn watch_space(broker: Broker, cancel: CancellationToken) -> anyhow::Result<()> {
     let mut healthy = true;
+    let mut told = Instant::now();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
@@ -106,8 +111,11 @@ pub(crate) async fn watch_space(broker: Broker, cancel: CancellationToken) -> an
                 "the volume's free space changed"
             );
             broker.inner.replicas.storage(healthy).await;
-            // The control task ends only with the process.
-            let _ = broker.inner.control.inbox.send(ToControl::Input(Input::Storage { healthy })).await;
+        } else if told.elapsed() < SPACE_TOLD_AGAIN {
+            continue;
         }
+        told = Instant::now();
+        // The control task ends only with the process.
+        let _ = broker.inner.control.inbox.send(ToControl::Input(Input::Storage { healthy })).await;
     }
 }

@@ -14,6 +14,7 @@ mod recover;
 mod retention;
 mod schema;
 mod seal;
+mod vacuum;
 mod volume;
 mod writer;
 
@@ -56,6 +57,8 @@ pub struct StoreConfig {
     pub keys_old: Vec<StorageKey>,
     /// [`Store::storage_full`] below this many free bytes; `None`: below 5 % of the file system or 256 MiB.
     pub free_bytes_min: Option<u64>,
+    /// Gives unused room of the records file back to the file system before anything else.
+    pub vacuum: bool,
 }
 
 /// An opened volume.
@@ -125,6 +128,8 @@ pub fn open(config: StoreConfig) -> Result<Opened, OpenError> {
     let records = schema::open_writer(&paths.records, &schema::RECORDS)?;
     let meta = schema::open_writer(&paths.meta, &schema::META)?;
     let hard = identify(&paths, &records, &meta, config.broker_id)?;
+    vacuum::remove_leftover(&paths);
+    let records = if config.vacuum { vacuum::vacuum(&paths, records)? } else { records };
     let sealer = Sealer::open(&records, &paths.records, config.key.as_ref(), &config.keys_old)?;
     let (parts, replicas) = recover::recover(&records, &paths.records, &sealer)?;
     let sealer = Arc::new(sealer);

@@ -7,6 +7,7 @@ mod opening;
 mod promises;
 mod retention;
 mod sealed;
+mod vacuum;
 mod views;
 
 use super::*;
@@ -35,6 +36,7 @@ fn config(dir: &Path) -> StoreConfig {
         key: None,
         keys_old: Vec::new(),
         free_bytes_min: Some(0),
+        vacuum: false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Changes that are no faults, under load: topics deleted and made again, replicas added and removed, brokers added.
+//! Changes that are no faults, under load: topics deleted and made again, replicas added and removed, brokers added and taken out.
 
 use super::kills::kill;
 use super::world::{CHURNED, ORDERS, PAIRS, World};
@@ -6,10 +6,13 @@ use crate::cluster::await_condition::{scaled, within};
 use crate::cluster::ids_of;
 use crate::history::{Change, Outcome, Place};
 use anyhow::{Context, bail};
+use serde_json::Value;
 use std::time::Duration;
 
 /// How long a new replica may take to join the ISR.
 const JOIN_DEADLINE: Duration = Duration::from_secs(60);
+/// Brokers that come and go beside the three that are there from the beginning.
+const ADDED: [u32; 2] = [4, 5];
 
 /// Makes a change through one broker after the other until it is acknowledged.
 ///
@@ -107,9 +110,10 @@ pub(super) async fn replication_factor(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Two brokers are added and hold replicas; leaders and followers among old and new ones are killed.
+/// Two brokers are added and hold replicas, and are emptied and stopped again; leaders and followers among those that are
+/// there are killed after each.
 pub(super) async fn scale(world: &World) -> anyhow::Result<()> {
-    for id in [4, 5] {
+    for id in ADDED {
         world.fault(format!("add broker {id}"), None);
         world.cluster.add_broker(id);
         world.whole().await?;
@@ -119,5 +123,67 @@ pub(super) async fn scale(world: &World) -> anyhow::Result<()> {
     for _ in 0..3 {
         kill(world, world.pick(&world.cluster.ids())?, "any of five").await?;
     }
+    for id in ADDED.into_iter().rev() {
+        leave(world, id).await?;
+    }
+    for _ in 0..2 {
+        let victim = world.pick(&world.running())?;
+        world.fault(format!("kill -9 broker {victim}"), Some("kill -9 any of the three that are left"));
+        world.cluster.kill9(victim);
+        world.progress().await.with_context(|| format!("with broker {victim} away"))?;
+        world.fault(format!("start broker {victim}"), None);
+        world.cluster.start_broker(victim);
+        in_sync_where_they_run(world).await?;
+    }
     Ok(())
+}
+
+/// Takes a broker out of the cluster: the main topic first gets one replica less, the drain moves all else away, and what
+/// holds nothing is stopped.
+async fn leave(world: &World, id: u32) -> anyhow::Result<()> {
+    let stays = world.pick(&[1, 2, 3])?;
+    world.fault(
+        format!("let broker {stays} lead all of {ORDERS}, and remove the replica on broker {id}"),
+        None,
+    );
+    within(&format!("broker {stays} leads all of {ORDERS}"), scaled(JOIN_DEADLINE), async || {
+        post(world, &format!("/admin/topics/{ORDERS}/elect?broker_id={stays}")).await?;
+        let (_, leaders, _) = replicas(world, ORDERS).await?;
+        if leaders.iter().all(|leader| *leader == stays) { Ok(()) } else { bail!("{leaders:?} lead") }
+    })
+    .await?;
+    within(&format!("{ORDERS} has no replica on broker {id}"), scaled(JOIN_DEADLINE), async || {
+        insist(world, ORDERS, &Change::RemoveReplica(id)).await?;
+        let (holds, ..) = replicas(world, ORDERS).await?;
+        if holds.contains(&id) { bail!("{holds:?} hold it") } else { Ok(()) }
+    })
+    .await?;
+    world.fault(format!("drain broker {id}"), Some("drain"));
+    within(&format!("broker {id} is drained"), scaled(JOIN_DEADLINE), async || {
+        let answer = post(world, &format!("/admin/brokers/{id}/drain")).await?;
+        if answer["state"] == "drained" { Ok(()) } else { bail!("{answer}") }
+    })
+    .await?;
+    world.progress().await?;
+    world.fault(format!("SIGTERM broker {id}, which holds nothing"), Some("SIGTERM of a drained broker"));
+    world.cluster.sigterm(id).await?;
+    world.progress().await
+}
+
+/// Makes an admin request through any broker that runs. Returns the answer, if it is 200.
+async fn post(world: &World, path: &str) -> anyhow::Result<Value> {
+    let via = world.pick(&world.running())?;
+    let answer = world.http.post(&format!("{}{path}", world.cluster.url(via))).await?;
+    if answer.status == 200 { Ok(answer.json()) } else { bail!("{answer}") }
+}
+
+/// Waits until every replica of the main topic is in sync again, with only some of the brokers there.
+async fn in_sync_where_they_run(world: &World) -> anyhow::Result<()> {
+    within(&format!("every replica of {ORDERS} is in sync"), scaled(JOIN_DEADLINE), async || {
+        let (mut holds, _, mut in_sync) = replicas(world, ORDERS).await?;
+        holds.sort_unstable();
+        in_sync.sort_unstable();
+        if holds == in_sync { Ok(()) } else { bail!("{holds:?} hold it, {in_sync:?} are in sync") }
+    })
+    .await
 }

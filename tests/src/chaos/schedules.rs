@@ -234,10 +234,10 @@ pub const SCHEDULES: &[Schedule] = &[
         "discovery told wrong addresses of all brokers, and of one that does not exist, with kill -9 of the controller in between"
     ),
     schedule!(
-        "scale-3-to-5",
+        "scale-3-5-3",
         safe,
         changes::scale,
-        "two brokers added, with replicas of the main topic; any of the five killed, three times"
+        "two brokers added, with replicas of the main topic, and any of the five killed, three times; then both emptied by a drain and stopped, and any of the three left killed, twice"
     ),
     schedule!(
         "rf-change-under-load",

@@ -139,11 +139,11 @@ impl World {
 
     /// Stops a process for `ms` (SIGSTOP); a frozen one's clock stands still too, as in a paused virtual machine.
     pub fn pause(&mut self, id: BrokerId, ms: u64, frozen: bool) {
-        let until = self.now + ms;
+        let (now, until) = (self.now, self.now + ms);
         let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
         node.paused_until = node.paused_until.max(until);
         if let (true, Some(process)) = (frozen, node.process.as_mut()) {
-            process.clock.freeze(ms);
+            process.clock.freeze(now, until);
             (process.control_tick, process.replicas_tick) = (None, None);
         }
         self.note(id, "pause", ms, String::new);
@@ -155,6 +155,11 @@ impl World {
         let now = self.now;
         let node = self.nodes.get_mut(&id).expect("scripts name existing brokers");
         node.paused_until = node.paused_until.min(now);
+        if let Some(process) = node.process.as_mut() {
+            process.clock.thaw(now);
+            (process.control_tick, process.replicas_tick) = (None, None);
+        }
+        self.reschedule(id);
     }
 
     /// Reads what a reader of one replica gets at `from`: whole batches below the high watermark that it shows.
@@ -288,6 +293,20 @@ impl World {
     /// # Errors
     /// [`Stop`] if an invariant broke, or V1 if it was not acknowledged in time.
     pub fn publish_acked(&mut self, partition: TopicPartition, ms: u64) -> Flow<u64> {
+        match self.publish_until(partition, ms)? {
+            Some(offset) => Ok(offset),
+            None => self.unserved(partition, ms),
+        }
+    }
+
+    fn unserved<T>(&mut self, partition: TopicPartition, ms: u64) -> Flow<T> {
+        let entry = self.entry(partition);
+        let what = format!("a publish to {partition} was not acknowledged in {ms} ms: {entry:?}");
+        self.fail(Invariant::V1, what)
+    }
+
+    /// The same, until the topic is deleted at most. Returns the offset, if it was acknowledged.
+    fn publish_until(&mut self, partition: TopicPartition, ms: u64) -> Flow<Option<u64>> {
         let mut asked: Option<Ticket> = None;
         let mut offset = None;
         self.run_until(ms, |world| {
@@ -301,18 +320,9 @@ impl World {
             if let (None, None, Some(leader)) = (asked, offset, leader) {
                 asked = world.publish(leader, partition, Acks::All);
             }
-            offset.is_some()
+            offset.is_some() || world.metadata.is_tombstoned(partition.topic)
         })?;
-        match offset {
-            Some(offset) => Ok(offset),
-            None => {
-                let entry = self.entry(partition);
-                self.fail(
-                    Invariant::V1,
-                    format!("a publish to {partition} was not acknowledged in {ms} ms: {entry:?}"),
-                )
-            }
-        }
+        Ok(offset)
     }
 
     /// Ends all faults, starts what is down, and checks that the cluster is whole again in time, loses nothing that it
@@ -356,7 +366,11 @@ impl World {
         for (partition, min_isr) in &partitions {
             let lost = self.entry(*partition).is_none_or(|entry| self.is_lost(&entry, *min_isr));
             if !lost && !self.logs.is_excused(*partition, *min_isr) {
-                self.publish_acked(*partition, CONVERGE_MS)?;
+                let offset = self.publish_until(*partition, CONVERGE_MS)?;
+                // A deletion that was asked for before the faults ended may be done only now.
+                if offset.is_none() && !self.metadata.is_tombstoned(partition.topic) {
+                    return self.unserved(*partition, CONVERGE_MS);
+                }
             }
         }
         let whole = partitions.iter().copied().filter(|(partition, min_isr)| {

@@ -14,18 +14,22 @@ pub struct Clock {
     started: u64,
     /// Milliseconds gained or lost each 1000.
     drift: i64,
+    /// How long it stands still in all, the rest of the present freeze included.
     frozen: u64,
+    /// When the present freeze ends, or the last one ended.
+    frozen_until: u64,
 }
 
 impl Clock {
     /// Makes a clock that shows `base` at `now`.
     pub fn new(base: u64, now: u64, drift: i64) -> Self {
-        Self { base, started: now, drift, frozen: 0 }
+        Self { base, started: now, drift, frozen: 0, frozen_until: now }
     }
 
     /// Returns what the clock shows at `now`.
     pub fn local(&self, now: u64) -> u64 {
-        let passed = now.saturating_sub(self.started).saturating_sub(self.frozen);
+        let frozen = self.frozen - self.frozen_until.saturating_sub(now);
+        let passed = now.saturating_sub(self.started).saturating_sub(frozen);
         self.base + passed.saturating_mul(self.rate()) / 1_000
     }
 
@@ -35,9 +39,16 @@ impl Clock {
         self.started.saturating_add(passed).saturating_add(self.frozen)
     }
 
-    /// Lets `ms` pass unseen.
-    pub fn freeze(&mut self, ms: u64) {
-        self.frozen += ms;
+    /// Lets the time from `now` to `until` pass unseen. What an earlier freeze hides already is not hidden twice.
+    pub fn freeze(&mut self, now: u64, until: u64) {
+        self.frozen += until.saturating_sub(now.max(self.frozen_until));
+        self.frozen_until = self.frozen_until.max(until);
+    }
+
+    /// Lets the clock go on at `now`, before its freeze would have ended.
+    pub fn thaw(&mut self, now: u64) {
+        self.frozen -= self.frozen_until.saturating_sub(now);
+        self.frozen_until = self.frozen_until.min(now);
     }
 
     fn rate(&self) -> u64 {
@@ -105,5 +116,30 @@ impl Node {
     /// Returns whether its process is up and is the one named.
     pub fn runs(&self, serial: u64) -> bool {
         self.process.as_ref().is_some_and(|process| process.serial == serial)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freezes_that_overlap_hide_their_time_once() {
+        let mut clock = Clock::new(0, 0, 0);
+        clock.freeze(1_000, 3_000);
+        clock.freeze(2_000, 4_000);
+        assert_eq!(clock.local(2_500), 1_000, "it stands still");
+        assert_eq!(clock.local(4_500), 1_500);
+        assert_eq!(clock.global(1_500), 4_500);
+    }
+
+    #[test]
+    fn a_clock_that_is_let_go_runs_on_at_once() {
+        let mut clock = Clock::new(0, 0, 0);
+        clock.freeze(1_000, 9_000);
+        clock.thaw(2_000);
+        assert_eq!(clock.local(3_000), 2_000);
+        clock.freeze(4_000, 5_000);
+        assert_eq!(clock.local(6_000), 4_000);
     }
 }

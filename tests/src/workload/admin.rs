@@ -101,13 +101,15 @@ impl Work<'_> {
         self.change(topic, Change::Mark(1)).await?;
         if self.rng.chance(500) {
             let (holds, leader) = self.replicas(topic).await?;
-            let free: Vec<u32> =
-                self.stage.cluster.ids().into_iter().filter(|id| !holds.contains(id)).collect();
             let followers: Vec<u32> = holds.iter().copied().filter(|id| Some(*id) != leader).collect();
-            if let Some(broker) = self.rng.pick(&free) {
-                self.change(topic, Change::AddReplica(broker)).await?;
-            } else if let Some(broker) = self.rng.pick(&followers) {
-                self.change(topic, Change::RemoveReplica(broker)).await?;
+            if let Some(removed) = self.rng.pick(&followers) {
+                self.change(topic, Change::RemoveReplica(removed)).await?;
+                // Back to as many as before, so that brokers that are to be emptied can be.
+                let there = |id: &u32| *id != removed && holds.contains(id);
+                let free: Vec<u32> = self.stage.cluster.ids().into_iter().filter(|id| !there(id)).collect();
+                if let Some(added) = self.rng.pick(&free) {
+                    self.change(topic, Change::AddReplica(added)).await?;
+                }
             }
             self.change(topic, Change::Mark(2)).await?;
         }
