@@ -185,9 +185,10 @@ impl GroupsHandle {
 /// again without harm, which is for the caller to decide. Anything else may simply be asked again.
 fn unanswered(request: &GroupRequest) -> GroupError {
     match request {
-        GroupRequest::Commit { .. } | GroupRequest::Delete { .. } | GroupRequest::Leave { .. } => {
-            GroupError::Unknown
-        }
+        GroupRequest::Commit { .. }
+        | GroupRequest::Delete { .. }
+        | GroupRequest::Leave { .. }
+        | GroupRequest::Reset { .. } => GroupError::Unknown,
         GroupRequest::Join { .. } | GroupRequest::Describe { .. } | GroupRequest::List => {
             GroupError::Unavailable
         }
@@ -205,7 +206,8 @@ fn reader_of(request: &GroupRequest) -> Reader {
         GroupRequest::Join { reader, .. } | GroupRequest::Commit { reader, .. } => reader.clone(),
         GroupRequest::Leave { group, .. }
         | GroupRequest::Describe { group }
-        | GroupRequest::Delete { group } => Reader::Group(group.clone()),
+        | GroupRequest::Delete { group }
+        | GroupRequest::Reset { group, .. } => Reader::Group(group.clone()),
         GroupRequest::List => Reader::Anonymous,
     }
 }

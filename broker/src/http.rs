@@ -10,12 +10,15 @@ mod look;
 mod openapi;
 mod ops;
 mod pages;
+mod places;
 mod poll;
+mod polling;
 mod publish;
 mod query;
 mod records;
 mod records_in;
 mod records_out;
+mod start;
 mod stream;
 mod topics;
 
@@ -29,6 +32,7 @@ pub(crate) use call::{Call, Segments};
 use error::ApiError;
 use http::{HeaderName, HeaderValue, Method, Uri};
 use pubsub_core::ids::BrokerId;
+use pubsub_core::limits::{EVENT_STREAMS_MAX, STREAMS_MAX};
 use pubsub_core::wire::client::{
     BROKER_HEADER, HIGH_WATERMARK_HEADER, LEADER_EPOCH_HEADER, LOG_END_HEADER, METADATA_HEADER,
     REQUEST_ID_HEADER,
@@ -65,7 +69,9 @@ pub(crate) struct AppState {
     /// Counts requests.
     pub(crate) requests: ops::Requests,
     /// Streams of events that are open.
-    pub(crate) event_streams: events::Streams,
+    pub(crate) event_streams: places::Places,
+    /// Streams of records that are open.
+    pub(crate) record_streams: places::Places,
 }
 
 impl Deref for App {
@@ -85,7 +91,8 @@ pub fn router(broker: Broker, config: HttpConfig) -> Router {
         forwarder: forward::Forwarder::new(id),
         turns: AtomicU32::new(0),
         requests: requests.clone(),
-        event_streams: events::Streams::new(),
+        event_streams: places::Places::new(EVENT_STREAMS_MAX, "events"),
+        record_streams: places::Places::new(STREAMS_MAX, "records"),
     };
     let app = App(Arc::new(state));
     wrap(Router::new().merge(routes()).nest("/v1", routes()).with_state(app), id, requests, &config)
@@ -95,12 +102,14 @@ fn routes() -> Router<App> {
     Router::new()
         .route("/topics/{topic}/publish", post(publish::publish))
         .route("/topics/{topic}/records", get(records::records))
+        .route("/topics/{topic}/stream", get(stream::stream))
         .route("/poll", get(poll::poll))
         .route("/subscribe", post(groups::subscribe))
         .route("/unsubscribe", post(groups::unsubscribe))
         .route("/commit", post(groups::commit))
         .route("/groups", get(groups::list))
         .route("/groups/{group}", get(groups::describe).delete(groups::remove))
+        .route("/groups/{group}/reset", post(groups::reset::reset))
         .route("/replicas/{topic}", get(look::replicas))
         .route("/metadata", get(look::metadata))
         .route("/admin/leader", get(look::controller))
@@ -153,6 +162,7 @@ fn cors(origins: &[String]) -> CorsLayer {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
     let shown = [
+        "retry-after",
         BROKER_HEADER,
         LEADER_EPOCH_HEADER,
         HIGH_WATERMARK_HEADER,

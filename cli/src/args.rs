@@ -82,7 +82,7 @@ pub(crate) enum Command {
     /// Print records as they come
     #[command(after_help = SUBSCRIBE_EXAMPLES)]
     Subscribe(SubscribeArgs),
-    /// List, describe and delete consumer groups
+    /// List, describe, reset and delete consumer groups
     #[command(subcommand)]
     Group(GroupCommand),
     /// Look at the brokers

@@ -1,4 +1,6 @@
-//! `pubsub group`: list, describe, delete.
+//! `pubsub group`: list, describe, reset, delete.
+
+mod reset;
 
 use crate::connection::Connection;
 use crate::exit::Failure;
@@ -29,6 +31,11 @@ pub(crate) enum GroupCommand {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Have a group that nobody reads for begin somewhere else
+    #[command(after_help = "Examples:\n  pubsub group reset billing --to earliest\n  \
+                            pubsub group reset billing --topic events --partition 2 --to 1500\n  \
+                            pubsub group reset billing --to 2026-05-01T00:00:00Z --dry-run")]
+    Reset(reset::ResetArgs),
     /// Delete a group without members, and its positions
     Delete {
         /// Its name
@@ -49,6 +56,7 @@ pub(crate) async fn run(command: GroupCommand) -> Result<(), Failure> {
         GroupCommand::Describe { group, output, connection } => {
             output.print(&connection.client(PATIENCE)?.admin().group(&group).await?, describe);
         }
+        GroupCommand::Reset(args) => reset::run(args).await?,
         GroupCommand::Delete { group, output, connection } => {
             let deleted = connection.client(PATIENCE)?.admin().delete_group(&group).await?;
             output.print(&deleted, |deleted| format!("deleted group {}", deleted.group_id));

@@ -6,8 +6,8 @@ use pubsub_core::ids::{BrokerId, Offset};
 use pubsub_core::limits::POLL_RECORDS_MAX;
 use pubsub_core::wire::admin::{
     AlterTopicRequest, BrokerDescription, BrokerList, ControllerDescription, CreateTopicRequest,
-    CreateTopicsRequest, EventList, GroupDeleted, GroupDetail, GroupList, ReassignRequest, TopicCreated,
-    TopicDeleted, TopicDescription, TopicList, TopicReplicas, TopicsCreated,
+    CreateTopicsRequest, EventList, GroupDeleted, GroupDetail, GroupList, GroupReset, ReassignRequest,
+    ResetGroupRequest, TopicCreated, TopicDeleted, TopicDescription, TopicList, TopicReplicas, TopicsCreated,
 };
 use pubsub_core::wire::client::{FORWARDED_HEADER, Polled};
 use reqwest::Method;
@@ -268,6 +268,15 @@ impl Admin {
     /// See [`CallError`].
     pub async fn delete_group(&self, id: &str) -> Result<GroupDeleted, CallError> {
         self.transport.json(Request::new(Method::DELETE, format!("/groups/{}", segment(id)))).await
+    }
+
+    /// Has a group that nobody reads for begin somewhere else.
+    ///
+    /// # Errors
+    /// `GROUP_NOT_EMPTY` while a member reads one of the topics, and whatever [`CallError`] tells.
+    pub async fn reset_group(&self, id: &str, request: &ResetGroupRequest) -> Result<GroupReset, CallError> {
+        let path = format!("/groups/{}/reset", segment(id));
+        self.transport.json(Request::new(Method::POST, path).json(request)).await
     }
 
     /// Returns records of a partition from the replica of the broker at `broker` itself, oldest first.

@@ -377,6 +377,9 @@ pub enum Refusal {
         /// Whose it is.
         owner: serde_json::Value,
     },
+    /// Too many changes are waiting. Definite: nothing was changed.
+    #[error("too many changes are waiting, and nothing was changed; come back in a second")]
+    Overloaded,
     /// The topic's leaders are not those any more that were asked whether it is empty. Definite: nothing was changed.
     #[error("the leaders of topic {name} changed while it was looked at")]
     LeadersMoved {

@@ -8,6 +8,7 @@ pub mod coordinator;
 mod membership;
 mod positions;
 pub mod records;
+pub mod stream;
 
 use crate::ids::{ConsumerId, GroupId, TopicId};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,10 @@ pub enum GroupRequest {
         /// What the member holds. Without it the member is let in anew if need be, and holds nothing between requests.
         #[serde(default)]
         held: Option<Held>,
+        /// Whether the member begins anew under its name: whoever had the name before is fenced, and what it was assigned
+        /// stays with the name.
+        #[serde(default)]
+        anew: bool,
     },
     /// Gives a membership up.
     Leave {
@@ -95,6 +100,13 @@ pub enum GroupRequest {
         /// Which.
         group: GroupId,
     },
+    /// Sets positions of a group, all or none; refused while a member reads one of the topics.
+    Reset {
+        /// Which group.
+        group: GroupId,
+        /// Topic, partition, and offset of the last record that is to count as finished (−1: none).
+        positions: Vec<(TopicId, u32, i64)>,
+    },
 }
 
 /// A coordinator's answer.
@@ -107,6 +119,9 @@ pub enum GroupReply {
         member_epoch: u64,
         /// Partitions that the member may read, with the offset last finished in each (−1: none).
         partitions: Vec<(u32, i64)>,
+        /// Those of them whose position somebody else than this consumer set.
+        #[serde(default)]
+        by_others: Vec<u32>,
         /// The membership ends unless renewed within this time.
         session_timeout_ms: u64,
     },
@@ -122,7 +137,7 @@ pub enum GroupReply {
         /// Names.
         groups: Vec<GroupId>,
     },
-    /// To `Leave` and `Delete`.
+    /// To `Leave`, `Delete` and `Reset`.
     Done,
 }
 

@@ -51,6 +51,8 @@ pub const INBOX_MAX: usize = 4_096;
 pub const REPLICATE_BYTES_MAX: usize = 4 << 20;
 /// Recent batches kept in memory per partition for followers and tail readers, bytes.
 pub const TAIL_BYTES_MAX: usize = 1 << 20;
+/// The same over all partitions of a broker, bytes: past it followers are served from disk.
+pub const TAILS_BYTES_MAX: usize = 16 << 20;
 /// Writes waiting in front of the store's writer; past it whoever writes waits.
 pub const STORE_QUEUE_MAX: usize = 1_024;
 /// Bytes of one transaction of the store, past which no more waiting writes join it: the write-ahead log keeps its size.
@@ -69,8 +71,10 @@ pub const EVENTS_PER_IMAGE_MAX: usize = 2_000;
 pub const EVENTS_LIST_MAX: u32 = 1_000;
 /// Streams of events that a broker serves at once; each holds a connection.
 pub const EVENT_STREAMS_MAX: usize = 64;
-/// The same over all partitions of a broker, bytes: past it followers are served from disk.
-pub const TAILS_BYTES_MAX: usize = 16 << 20;
+/// Streams of records that a broker serves at once; each holds a connection and about [`STREAM_PIECE_BYTES`].
+pub const STREAMS_MAX: usize = 256;
+/// Records that a stream sends in one piece, bytes; one record always fits.
+pub const STREAM_PIECE_BYTES: usize = 256 << 10;
 /// Bytes of an item of a replication request without its batches, at most.
 pub const REPLICATE_ITEM_BYTES: usize = 64;
 /// Largest body of a replication request, bytes: a full one, or one with a single largest batch.

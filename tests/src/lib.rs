@@ -9,4 +9,5 @@ pub mod http;
 pub mod kind;
 pub mod proxy;
 pub mod sim;
+pub mod sse;
 pub mod workload;

@@ -7,7 +7,8 @@ use pubsub_tests::cluster::process::binary;
 use pubsub_tests::cluster::shared::{Shared, alone};
 use pubsub_tests::cluster::topic::{Topic, unique};
 use pubsub_tests::cluster::{Cluster, Settings};
-use serde_json::Value;
+use pubsub_tests::http::Http;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -225,6 +226,29 @@ async fn topics_groups_and_the_cluster_are_shown_as_json() {
             .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {shown}"));
         assert!(shown.contains(expected), "{arguments:?} does not show {expected}: {shown}");
     }
+    let refused = run(&cluster, &["group", "reset", &group, "--to", "latest"]).await;
+    assert!(text(&refused.stderr).contains("members"), "{}", text(&refused.stderr));
+    let leave = json!({"topic": topic.name, "group_id": group, "consumer_id": "c1"});
+    let unsubscribe = format!("{}/unsubscribe", cluster.url(2));
+    Http::new().post_json(&unsubscribe, &leave).await.unwrap().expect(200);
+    topic.commit(3, &group, "c1", -1).await.unwrap().expect(200);
+    let reset = [
+        "group",
+        "reset",
+        &group,
+        "--topic",
+        &topic.name,
+        "--partition",
+        "0",
+        "--to",
+        "latest",
+        "-o",
+        "json",
+    ];
+    let output = run(&cluster, &reset).await;
+    assert_success(&output);
+    let shown: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+    assert_eq!(shown["partitions"][0]["next_offset"], 1, "{shown}");
     assert_success(&run(&cluster, &["topic", "delete", &topic.name]).await);
     let output = run(&cluster, &["topic", "list", "-o", "json"]).await;
     assert!(!text(&output.stdout).contains(&topic.name));

@@ -369,3 +369,77 @@ async fn the_log_of_groups_is_cut_and_gives_everything_back() {
         assert_eq!(committed, BTreeMap::from([(0, i64::from(COMMITS) - 1)]), "{}", group.name);
     }
 }
+
+async fn reset(cluster: &Cluster, via: u32, group: &str, body: &Value) -> pubsub_tests::http::Answer {
+    let url = format!("{}/groups/{group}/reset", cluster.url(via));
+    Http::new().post_json(&url, body).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_nobody_reads_for_begins_where_it_is_told_to() {
+    let _alone = alone().await;
+    let cluster = CLUSTER.exclusive().await;
+    let topic = Topic::create(&cluster, 1, "reset", "rf=3&partitions=2").await;
+    publish(&topic, 1, 2, 10, "a").await;
+    topic.settle().await;
+    let group = Group { cluster: &cluster, name: of_first_partition().next().unwrap() };
+    topic.subscribe(1, &group.name, "c").await.unwrap().expect(200);
+    topic.commit(2, &group.name, "c", 5).await.unwrap().expect(200);
+    let earliest = json!({"topic": topic.name, "to": "earliest"});
+    for id in cluster.ids() {
+        let problem =
+            reset(&cluster, id, &group.name, &earliest).await.expect_problem(409, "GROUP_NOT_EMPTY");
+        assert!(problem["detail"].as_str().unwrap().contains("stop them"), "{problem}");
+        let dry = json!({"to": "latest", "dry_run": true});
+        reset(&cluster, id, &group.name, &dry).await.expect_problem(409, "GROUP_NOT_EMPTY");
+    }
+    let leave = json!({"topic": topic.name, "group_id": group.name, "consumer_id": "c"});
+    let unsubscribe = format!("{}/unsubscribe", cluster.url(3));
+    Http::new().post_json(&unsubscribe, &leave).await.unwrap().expect(200);
+    let dry = json!({"topic": topic.name, "to": "latest", "dry_run": true});
+    let shown = reset(&cluster, 2, &group.name, &dry).await.expect(200);
+    assert_eq!(
+        (&shown["partitions"][0]["before"], &shown["partitions"][1]["next_offset"]),
+        (&json!(5), &json!(10))
+    );
+    assert_eq!(group.committed(1).await.unwrap(), BTreeMap::from([(0, 5)]), "nothing was changed");
+    let stamp = topic.poll(1, "partition=1&from_offset=0&max_records=1").await.unwrap().expect(200);
+    let stamp = stamp["records"][0]["ts_ms"].as_i64().unwrap();
+    for (via, body, expected) in [
+        (1, earliest.clone(), [-1, -1]),
+        (2, json!({"to": "latest"}), [9, 9]),
+        (3, json!({"topic": topic.name, "partitions": [1], "to": 4}), [9, 3]),
+        (1, json!({"topic": topic.name, "partitions": [0], "to": "10"}), [9, 3]),
+        (2, json!({"topic": topic.name, "to": format!("timestamp:{}", stamp + 60_000)}), [9, 9]),
+        (3, json!({"topic": topic.name, "partitions": [1, 1], "to": format!("timestamp:{stamp}")}), [9, -1]),
+    ] {
+        let answer = reset(&cluster, via, &group.name, &body).await.expect(200);
+        let expected = BTreeMap::from([(0, expected[0]), (1, expected[1])]);
+        for id in cluster.ids() {
+            assert_eq!(group.committed(id).await.unwrap(), expected, "broker {id} after {body}: {answer}");
+        }
+    }
+    for (body, status, code) in [
+        (json!({"topic": topic.name, "to": 11}), 422, "OFFSET_OUT_OF_RANGE"),
+        (json!({"topic": topic.name, "to": "never"}), 422, "VALIDATION_FAILED"),
+        (json!({"topic": topic.name, "to": -1}), 422, "VALIDATION_FAILED"),
+        (json!({"topic": topic.name}), 422, "VALIDATION_FAILED"),
+        (json!({"partitions": [0], "to": "latest"}), 422, "VALIDATION_FAILED"),
+        (json!({"topic": topic.name, "partitions": [7], "to": "latest"}), 404, "PARTITION_NOT_FOUND"),
+        (json!({"topic": unique("none"), "to": "latest"}), 404, "TOPIC_NOT_FOUND"),
+    ] {
+        reset(&cluster, 2, &group.name, &body).await.expect_problem(status, code);
+    }
+    reset(&cluster, 1, &unique("none"), &earliest).await.expect_problem(404, "GROUP_NOT_FOUND");
+    let coordinator = Topic::named(&cluster, GROUPS_TOPIC).leader().await;
+    let via = cluster.others(coordinator)[0];
+    reset(&cluster, via, &group.name, &json!({"topic": topic.name, "to": 7})).await.expect(200);
+    cluster.kill9(coordinator);
+    let committed =
+        eventually("the next coordinator tells", TAKEN_OVER, async || group.committed(via).await).await;
+    assert_eq!(committed, BTreeMap::from([(0, 6), (1, 6)]), "what was answered is kept");
+    let body = topic.poll(via, &format!("group_id={}&consumer_id=d&partition=1", group.name)).await.unwrap();
+    assert_eq!(body.expect(200)["records"][0]["offset"], 7);
+    cluster.start_broker(coordinator);
+    cluster.wait_broker_ready(coordinator).await;
+}

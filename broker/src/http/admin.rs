@@ -87,7 +87,7 @@ fn check_bounds(partitions: Option<u32>, rf: Option<u32>, min_isr: Option<u32>) 
     responses(
         (status = 200, description = "Committed by a majority and known to this broker", body = TopicDescription),
         (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
-        (status = 409, description = "CONFLICT, TOPIC_OWNED by another", body = Problem),
+        (status = 409, description = "CONFLICT: a broker that is needed takes no replicas now; TOPIC_OWNED by another, TOO_FEW_BROKERS", body = Problem),
         (status = 422, description = "VALIDATION_FAILED", body = Problem),
     )
 )]

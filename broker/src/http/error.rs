@@ -189,6 +189,9 @@ pub(crate) fn refusal(refusal: &Refusal) -> ApiError {
             error
         }
         Refusal::LeadersMoved { .. } => unavailable(text),
+        Refusal::Overloaded => {
+            ApiError::new(ErrorCode::Overloaded, text).ambiguous(false).retry_after_ms(1_000)
+        }
         Refusal::TopicNotFound { name } => topic_not_found(name.as_str()),
         Refusal::BrokerNotFound { broker } => {
             let detail =
@@ -273,6 +276,24 @@ mod tests {
         assert_eq!((status, retry.as_deref()), (503, Some("1")));
         assert_eq!(body["code"], "NOT_ENOUGH_REPLICAS");
         assert_eq!((&body["ambiguous"], &body["partition"]), (&false.into(), &3.into()));
+    }
+
+    #[tokio::test]
+    async fn who_is_too_many_is_told_when_to_come_back() {
+        let (status, retry, body) = body(append(&AppendError::Overloaded, 0)).await;
+        assert_eq!((status, retry.as_deref(), &body["code"]), (503, Some("1"), &"OVERLOADED".into()));
+        assert_eq!(body["ambiguous"], false);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_batch_is_named() {
+        let topic = pubsub_core::ids::TopicId(uuid::Uuid::nil());
+        let partition = pubsub_core::ids::TopicPartition { topic, partition: 2 };
+        let detail = "its checksum does not fit".to_owned();
+        let (status, _, body) =
+            body(unreadable(&StoreError::Corrupt { partition, base_offset: 7, detail })).await;
+        assert_eq!((status, &body["code"], &body["partition"]), (500, &"CORRUPT_RECORD".into(), &2.into()));
+        assert!(body["detail"].as_str().unwrap().contains("offset 7"), "{body}");
     }
 
     #[tokio::test]

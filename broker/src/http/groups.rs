@@ -1,5 +1,7 @@
 //! Subscribing, committing, and looking at groups.
 
+pub(crate) mod reset;
+
 use super::error::{ApiError, ApiResult, group as group_error};
 use super::pages::{Cursor, PATIENCE, Reading};
 use super::poll::{reader, unexpected_reply};
@@ -54,8 +56,9 @@ pub(crate) async fn subscribe(State(app): State<App>, call: Call) -> ApiResult<J
         partitions: topic.partitions(),
         standby: request.standby,
         held: request.member_epoch.map(|member_epoch| Held { member_epoch, owned: request.owned }),
+        anew: false,
     };
-    let GroupReply::Joined { member_epoch, partitions, session_timeout_ms } =
+    let GroupReply::Joined { member_epoch, partitions, session_timeout_ms, .. } =
         app.group(join, patience()).await?
     else {
         return Err(unexpected_reply());

@@ -1,5 +1,8 @@
 //! The API's description, generated from the handlers, and a page that shows it without any other host's help.
 
+mod answers;
+
+use answers::Answers;
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, header};
 use std::sync::LazyLock;
@@ -16,6 +19,7 @@ use utoipa::OpenApi;
     paths(
         super::publish::publish,
         super::records::records,
+        super::stream::stream,
         super::poll::poll,
         super::groups::subscribe,
         super::groups::unsubscribe,
@@ -23,6 +27,7 @@ use utoipa::OpenApi;
         super::groups::list,
         super::groups::describe,
         super::groups::remove,
+        super::groups::reset::reset,
         super::look::replicas,
         super::look::metadata,
         super::look::controller,
@@ -50,7 +55,8 @@ use utoipa::OpenApi;
         super::ops::cluster_health,
         document,
         page,
-    )
+    ),
+    modifiers(&Answers)
 )]
 struct Api;
 
@@ -96,6 +102,20 @@ mod tests {
                 assert_eq!(served, described, "{method} {path}");
             }
         }
+    }
+
+    /// Regenerated with `UPDATE_GOLDEN=1`; the difference is what changes for clients.
+    #[test]
+    fn the_document_is_the_one_that_was_agreed_on() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/openapi.json");
+        let document = format!("{}\n", *DOCUMENT);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(golden, &document).unwrap();
+        }
+        let agreed = std::fs::read_to_string(golden).unwrap();
+        let differs = agreed.lines().zip(document.lines()).position(|(agreed, now)| agreed != now);
+        assert_eq!(differs, None, "tests/golden/openapi.json differs from this line on");
+        assert_eq!(agreed.len(), document.len(), "tests/golden/openapi.json");
     }
 
     #[test]

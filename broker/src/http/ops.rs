@@ -157,7 +157,9 @@ pub(crate) async fn stats(State(app): State<App>) -> Json<Value> {
         "higher_ids": ids.iter().filter(|id| **id > app.id).collect::<Vec<_>>(),
         "metrics": metrics,
     });
-    let mut body = json!({ "broker_id": app.id, "timestamp": unix_seconds(), "election": election });
+    let streams = json!({ "records": app.record_streams.taken(), "events": app.event_streams.taken() });
+    let mut body =
+        json!({ "broker_id": app.id, "timestamp": unix_seconds(), "election": election, "streams": streams });
     if let (Value::Object(body), Value::Object(more)) = (&mut body, app.broker.stats()) {
         for (name, value) in more {
             body.entry(name).or_insert(value);

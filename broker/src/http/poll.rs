@@ -1,23 +1,19 @@
 //! `GET /poll`: what a reader has not read yet, as soon as there is something.
 
 use super::error::{ApiError, ApiResult, consumer_required, group as group_error, unavailable};
-use super::pages::{Cursor, PATIENCE, Page, Reading};
+use super::pages::{Cursor, Page};
+use super::polling::{Polling, sticky};
 use super::query::Query;
 use super::records_out::{Layout, write_number, write_record, write_signed, write_string};
 use super::topics::Topic;
 use super::{App, Call};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
-use futures::future::join_all;
-use futures::stream::FuturesUnordered;
 use http::{HeaderMap, HeaderValue, header};
 use pubsub_core::group::{GroupError, GroupReply, GroupRequest, Held, Reader};
 use pubsub_core::ids::{BrokerId, ConsumerId, GroupId, Offset};
-use pubsub_core::limits::{
-    GROUP_SESSION_MS, POLL_BYTES_MAX, POLL_PARTITIONS_MAX, POLL_RECORDS_MAX, POLL_TIMEOUT_MS_MAX,
-};
-use pubsub_core::wire::client::{Polled, partition_of_key};
+use pubsub_core::limits::{GROUP_SESSION_MS, POLL_BYTES_MAX, POLL_RECORDS_MAX, POLL_TIMEOUT_MS_MAX};
+use pubsub_core::wire::client::Polled;
 use pubsub_core::wire::error::{ErrorCode, Problem};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,12 +22,9 @@ use tokio::time::Instant;
 const TIMEOUT_MS_DEFAULT: u64 = 15_000;
 const RECORDS_DEFAULT: u32 = 100;
 /// How often a standby asks whether a partition became free.
-const STANDBY_PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const STANDBY_PAUSE: Duration = Duration::from_millis(500);
 /// How long the group's coordinator may be away before a reader is told.
-const COORDINATOR_WAIT: Duration = Duration::from_millis(1_000);
-/// Turn of waiting when there are more partitions than are waited on at once.
-const WINDOW_WAIT: Duration = Duration::from_millis(250);
-
+pub(crate) const COORDINATOR_WAIT: Duration = Duration::from_millis(1_000);
 /// How long a position that is only shown is waited for.
 const POSITION_WAIT: Duration = Duration::from_millis(250);
 /// Where a reader wants to start, instead of behind what it has finished.
@@ -78,14 +71,14 @@ struct Wanted {
     get, path = "/poll", tag = "read",
     params(
         ("topic" = String, Query, description = "The topic's name"),
-        ("partition" = Option<u32>, Query, description = "Read only this one; else the assigned ones, or all"),
+        ("partition" = Option<u32>, Query, minimum = 0, description = "Read only this one; else the assigned ones, or all"),
         ("group_id" = Option<String>, Query, description = "Read on behalf of a group, which shares the partitions"),
         ("consumer_id" = Option<String>, Query, description = "Who reads; required with a group"),
-        ("member_epoch" = Option<u64>, Query, description = "The epoch that the member was told last: it is fenced if its membership ended, and otherwise keeps what it has"),
+        ("member_epoch" = Option<u64>, Query, minimum = 0, description = "The epoch that the member was told last: it is fenced if its membership ended, and otherwise keeps what it has"),
         ("from_offset" = Option<String>, Query, description = "Start here instead of behind the committed offset: an offset, or `partition:offset,…`"),
-        ("max_records" = Option<u32>, Query, description = "1 to 1000; default 100"),
-        ("max_bytes" = Option<u64>, Query, description = "About so many bytes at most, but one record always fits"),
-        ("timeout_ms" = Option<u64>, Query, description = "How long to wait for a record, 0 to 60000; default 15000"),
+        ("max_records" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Most records; default 100"),
+        ("max_bytes" = Option<u64>, Query, minimum = 1, description = "About so many bytes at most, but one record always fits"),
+        ("timeout_ms" = Option<u64>, Query, minimum = 0, maximum = 60000, description = "How long to wait for a record, milliseconds; default 15000"),
         ("prefer_replica" = Option<u32>, Query, description = "Broker to read from, if it is a live replica"),
     ),
     responses(
@@ -94,7 +87,9 @@ struct Wanted {
         (status = 404, description = "TOPIC_NOT_FOUND, PARTITION_NOT_FOUND", body = Problem),
         (status = 409, description = "GROUP_BUSY, MEMBER_FENCED", body = Problem),
         (status = 422, description = "VALIDATION_FAILED", body = Problem),
+        (status = 500, description = "CORRUPT_RECORD", body = Problem),
         (status = 503, description = "UNAVAILABLE", body = Problem),
+        (status = 504, description = "OUTCOME_UNKNOWN: whether the member has joined", body = Problem),
     )
 )]
 pub(crate) async fn poll(State(app): State<App>, call: Call) -> ApiResult<Response> {
@@ -189,14 +184,23 @@ impl Poll<'_> {
                 }
                 continue;
             }
-            if cursors.len() > POLL_PARTITIONS_MAX {
-                until = until.min(Instant::now() + WINDOW_WAIT);
-            }
-            let pages = self.pages(&self.window(cursors), until).await?;
+            let pages = self.polling().pages(cursors, until).await?;
             let over = Instant::now() >= deadline || self.app.broker.is_stopping();
             if over || pages.iter().any(|(_, page)| !page.is_empty()) {
                 return Ok(respond(self.topic, self.app.id, &pages, self.wanted));
             }
+        }
+    }
+
+    fn polling(&self) -> Polling<'_> {
+        Polling {
+            app: self.app,
+            topic: self.topic,
+            prefer: self.wanted.prefer,
+            sticky: sticky(&self.wanted.reader, self.wanted.consumer.as_ref()),
+            headers: self.headers,
+            records_max: self.wanted.records_max,
+            bytes_max: self.wanted.bytes_max,
         }
     }
 
@@ -209,6 +213,7 @@ impl Poll<'_> {
             partitions: self.topic.partitions(),
             standby: false,
             held: self.wanted.member_epoch.map(|member_epoch| Held { member_epoch, owned: None }),
+            anew: false,
         };
         let patience = deadline.max(Instant::now() + COORDINATOR_WAIT);
         let given = self.wanted.from.all.is_some() && !matches!(self.wanted.reader, Reader::Group(_));
@@ -239,77 +244,12 @@ impl Poll<'_> {
 
     fn nothing_finished(&self) -> GroupReply {
         let partitions = (0..self.topic.partitions()).map(|partition| (partition, -1)).collect();
-        GroupReply::Joined { member_epoch: 0, partitions, session_timeout_ms: GROUP_SESSION_MS }
-    }
-
-    /// Returns the cursors whose turn it is, another one first each time.
-    fn window(&self, mut cursors: Vec<Cursor>) -> Vec<Cursor> {
-        if cursors.len() > 1 {
-            let turn = usize::try_from(self.app.turn()).unwrap_or_default() % cursors.len();
-            cursors.rotate_left(turn);
-            cursors.truncate(POLL_PARTITIONS_MAX);
+        GroupReply::Joined {
+            member_epoch: 0,
+            partitions,
+            by_others: vec![],
+            session_timeout_ms: GROUP_SESSION_MS,
         }
-        cursors
-    }
-
-    /// Reads what is there; if that is nothing, waits until one partition has something.
-    async fn pages(&self, cursors: &[Cursor], until: Instant) -> ApiResult<Vec<(Cursor, Page)>> {
-        let reader = match &self.wanted.reader {
-            Reader::Group(group) => group.as_str(),
-            Reader::Consumer(consumer) => consumer.as_str(),
-            Reader::Anonymous => "",
-        };
-        let consumer = self.wanted.consumer.as_ref().map_or(reader, ConsumerId::as_str);
-        let reading = Reading {
-            app: self.app,
-            topic: self.topic,
-            prefer: self.wanted.prefer,
-            sticky: partition_of_key(consumer.as_bytes(), u32::MAX),
-            headers: self.headers,
-            forwarded: false,
-            records_max: self.wanted.records_max,
-            bytes_max: (self.wanted.bytes_max / cursors.len().max(1))
-                .max(64 << 10)
-                .min(self.wanted.bytes_max),
-            patience: PATIENCE,
-        };
-        if let [cursor] = cursors {
-            return Ok(vec![(*cursor, reading.page(*cursor, until).await?)]);
-        }
-        let now = Instant::now();
-        // A partition that nobody serves must not delay the others.
-        let reading = Reading { patience: Duration::ZERO, ..reading };
-        let read =
-            join_all(cursors.iter().map(async |cursor| (*cursor, reading.page(*cursor, now).await))).await;
-        let mut pages = Vec::with_capacity(read.len());
-        let mut failed = None;
-        for (cursor, outcome) in read {
-            match outcome {
-                Ok(page) => pages.push((cursor, page)),
-                Err(error) => failed = Some(error),
-            }
-        }
-        // One partition without a leader must not keep the others from their readers.
-        match failed {
-            Some(error) if pages.is_empty() => return Err(error),
-            _ if pages.iter().any(|(_, page)| !page.is_empty()) => return Ok(pages),
-            _ => {}
-        }
-        let mut waits: FuturesUnordered<_> =
-            cursors.iter().map(async |cursor| (cursor, reading.page(*cursor, until).await)).collect();
-        while let Some((cursor, outcome)) = waits.next().await {
-            if let Ok(page) = outcome {
-                let found = !page.is_empty();
-                match pages.iter_mut().find(|(at, _)| at == cursor) {
-                    Some(slot) => slot.1 = page,
-                    None => pages.push((*cursor, page)),
-                }
-                if found {
-                    break;
-                }
-            }
-        }
-        Ok(pages)
     }
 }
 
@@ -339,10 +279,11 @@ impl App {
                 Err(_) => GroupError::Unknown,
             };
             perhaps_done |= error == GroupError::Unknown;
-            // A commit that may have been kept can be made again: it sets the same position.
+            // A position that may have been kept can be set again: it is the same one.
             let again = matches!(
                 (&error, &request),
-                (GroupError::Unavailable, _) | (GroupError::Unknown, GroupRequest::Commit { .. })
+                (GroupError::Unavailable, _)
+                    | (GroupError::Unknown, GroupRequest::Commit { .. } | GroupRequest::Reset { .. })
             );
             let pause = Duration::from_millis(100);
             if !again || Instant::now() + pause >= until {
@@ -362,7 +303,10 @@ fn told(error: &GroupError, perhaps_done: bool) -> ApiError {
 /// Whether a request changes what is stored, so that no answer means "perhaps".
 fn changes(request: &GroupRequest) -> bool {
     match request {
-        GroupRequest::Commit { .. } | GroupRequest::Delete { .. } | GroupRequest::Leave { .. } => true,
+        GroupRequest::Commit { .. }
+        | GroupRequest::Delete { .. }
+        | GroupRequest::Leave { .. }
+        | GroupRequest::Reset { .. } => true,
         GroupRequest::Join { .. } | GroupRequest::Describe { .. } | GroupRequest::List => false,
     }
 }

@@ -53,8 +53,8 @@ struct Wanted {
     params(
         ("topic" = String, Path, description = "The topic's name"),
         ("acks" = Option<String>, Query, description = "When to answer: `all` (default) in-sync replicas, the `leader`, or `none`"),
-        ("partition" = Option<u32>, Query, description = "Where to; else by the key's hash, or by turns without a key"),
-        ("timeout_ms" = Option<u64>, Query, description = "Longest time to wait, at most 60000; default 10000"),
+        ("partition" = Option<u32>, Query, minimum = 0, description = "Where to; else by the key's hash, or by turns without a key"),
+        ("timeout_ms" = Option<u64>, Query, minimum = 1, maximum = 60000, description = "Longest time to wait, milliseconds; default 10000"),
         ("Pubsub-Expected-Offset" = Option<u64>, Header, description = "Publish only if the log ends here, else 412"),
         ("Producer-Id" = Option<String>, Header, description = "Of an idempotent producer, with the two below: a UUID that it chose. All records must go to one partition"),
         ("Producer-Epoch" = Option<u16>, Header, description = "0 at first; a higher one begins anew and fences the lower ones"),
@@ -75,8 +75,9 @@ struct Wanted {
         (status = 409, description = "OUT_OF_ORDER, DUPLICATE_SEQUENCE", body = Problem),
         (status = 412, description = "UNEXPECTED_END", body = Problem),
         (status = 413, description = "RECORD_TOO_LARGE, BODY_TOO_LARGE", body = Problem),
+        (status = 415, description = "UNSUPPORTED_MEDIA_TYPE", body = Problem),
         (status = 422, description = "VALIDATION_FAILED, UNSUPPORTED", body = Problem),
-        (status = 503, description = "Definite, nothing was written: NOT_ENOUGH_REPLICAS, NOT_LEADER, OVERLOADED, UNAVAILABLE", body = Problem),
+        (status = 503, description = "Definite, nothing was written: NOT_ENOUGH_REPLICAS, NOT_LEADER, OVERLOADED, UNAVAILABLE, BROKER_UNREACHABLE", body = Problem),
         (status = 504, description = "Ambiguous: COMMIT_TIMEOUT, OUTCOME_UNKNOWN", body = Problem),
         (status = 507, description = "STORAGE_FULL", body = Problem),
     )

@@ -1,19 +1,20 @@
 //! `GET /topics/{topic}/records`: a partition by offset or time, without a reader's position. Brokers read pages here too.
 
-use super::error::{ApiError, ApiResult, unreadable};
+use super::error::{ApiError, ApiResult};
 use super::forward::{Hop, carried, pass};
 use super::pages::{Cursor, PATIENCE, Page, Reading, candidates, nobody};
 use super::poll::write_polled;
 use super::query::Query;
 use super::records_out::{Layout, write_record};
-use super::stream::{follow, resumed};
+use super::start::{STARTS, Start};
+use super::stream::follow;
 use super::topics::{Topic, entry_of};
 use super::{App, Call, Segments};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
-use pubsub_core::ids::{Offset, TopicPartition};
+use pubsub_core::ids::TopicPartition;
 use pubsub_core::limits::{POLL_BYTES_MAX, POLL_RECORDS_MAX, POLL_TIMEOUT_MS_MAX};
 use pubsub_core::partition::Role;
 use pubsub_core::wire::client::{BATCH_MEDIA_TYPE, NDJSON, Polled};
@@ -22,31 +23,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const RECORDS_DEFAULT: u32 = 100;
-
-/// Where to start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
-    Offset(Offset),
-    Earliest,
-    Latest,
-    Timestamp(i64),
-}
-
-impl From {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "earliest" | "beginning" => Some(Self::Earliest),
-            "latest" | "end" => Some(Self::Latest),
-            _ => match text.strip_prefix("timestamp:") {
-                Some(ms) => ms.parse().ok().map(Self::Timestamp),
-                None => text.parse().ok().map(Self::Offset).or_else(|| {
-                    let time: jiff::Timestamp = text.parse().ok()?;
-                    Some(Self::Timestamp(time.as_millisecond()))
-                }),
-            },
-        }
-    }
-}
 
 /// How the answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +52,7 @@ fn form(headers: &HeaderMap) -> Form {
 /// What is asked for.
 struct Wanted {
     partition: Option<u32>,
-    from: From,
+    from: Start,
     records_max: u32,
     bytes_max: usize,
     until: Instant,
@@ -87,18 +63,19 @@ struct Wanted {
     get, path = "/topics/{topic}/records", tag = "read",
     params(
         ("topic" = String, Path, description = "The topic's name"),
-        ("partition" = Option<u32>, Query, description = "Which partition; required if the topic has several"),
+        ("partition" = Option<u32>, Query, minimum = 0, description = "Which partition; required if the topic has several"),
         ("from" = Option<String>, Query, description = "`earliest` (default), `latest`, an offset, `timestamp:<ms since 1970>`, or a time as in RFC 3339"),
-        ("max_records" = Option<u32>, Query, description = "1 to 1000; default 100"),
-        ("max_bytes" = Option<u64>, Query, description = "About so many bytes at most, but one record always fits"),
-        ("wait_ms" = Option<u64>, Query, description = "How long to wait for a record, 0 (default) to 60000"),
+        ("max_records" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Most records; default 100"),
+        ("max_bytes" = Option<u64>, Query, minimum = 1, description = "About so many bytes at most, but one record always fits"),
+        ("wait_ms" = Option<u64>, Query, minimum = 0, maximum = 60000, description = "How long to wait for a record, milliseconds; default 0"),
     ),
     responses(
         (status = 200, description = "Committed records, maybe none; as JSON, one a line, as stored batches, or followed live, by `Accept`",
          content((Polled = "application/json"), (String = "application/x-ndjson"), (Vec<u8> = "application/vnd.pubsub.batch"), (String = "text/event-stream"))),
         (status = 404, description = "TOPIC_NOT_FOUND, PARTITION_NOT_FOUND", body = Problem),
         (status = 422, description = "VALIDATION_FAILED", body = Problem),
-        (status = 503, description = "UNAVAILABLE", body = Problem),
+        (status = 500, description = "CORRUPT_RECORD", body = Problem),
+        (status = 503, description = "UNAVAILABLE; OVERLOADED: too many streams are open here", body = Problem),
     )
 )]
 pub(crate) async fn records(
@@ -120,16 +97,14 @@ pub(crate) async fn records(
         }
     };
     let tp = topic.partition(partition)?;
+    if form(headers) == Form::Events {
+        let (start, limits) = (wanted.from, (wanted.records_max, wanted.bytes_max));
+        return follow(app, topic, partition, start, limits, call.headers).await;
+    }
     if !forwarded && let Some(answer) = elsewhere(&app, &topic, tp, &wanted, (query, headers)).await? {
         return Ok(answer);
     }
-    let mut from = start(&app, tp, wanted.from).await?;
-    if form(&call.headers) == Form::Events {
-        from = resumed(&call.headers, partition).unwrap_or(from);
-        let (cursor, limits) =
-            (Cursor { partition, from, committed: -1 }, (wanted.records_max, wanted.bytes_max));
-        return Ok(follow(app, topic, cursor, call.headers, limits));
-    }
+    let from = wanted.from.here(&app, tp).await?;
     let reading = Reading {
         app: &app,
         topic: &topic,
@@ -149,13 +124,9 @@ pub(crate) async fn records(
 fn wanted(call: &Call) -> ApiResult<Wanted> {
     let mut query = Query::parse(call.query());
     let partition = query.number("partition", 0, u32::MAX);
-    let from = From::parse(query.text("from").unwrap_or("earliest"));
+    let from = Start::parse(query.text("from").unwrap_or("earliest"));
     if from.is_none() {
-        query.fault(
-            "value_error",
-            "from",
-            "use earliest, latest, an offset, timestamp:<ms> or a time as in RFC 3339",
-        );
+        query.fault("value_error", "from", STARTS);
     }
     let records_max = query.number("max_records", 1, POLL_RECORDS_MAX).unwrap_or(RECORDS_DEFAULT);
     let bytes_max = query.number("max_bytes", 1, u64::MAX).and_then(|bytes| usize::try_from(bytes).ok());
@@ -163,7 +134,7 @@ fn wanted(call: &Call) -> ApiResult<Wanted> {
     query.finish()?;
     let until = Instant::now() + Duration::from_millis(wait_ms);
     let bytes_max = bytes_max.unwrap_or(POLL_BYTES_MAX).min(POLL_BYTES_MAX);
-    Ok(Wanted { partition, from: from.unwrap_or(From::Earliest), records_max, bytes_max, until })
+    Ok(Wanted { partition, from: from.unwrap_or(Start::Earliest), records_max, bytes_max, until })
 }
 
 /// Passes the request on unless this broker's own replica is in sync.
@@ -198,47 +169,6 @@ async fn elsewhere(
         }
     }
     Err(refused)
-}
-
-/// Returns the offset that a start means on this broker's replica.
-async fn start(app: &App, tp: TopicPartition, from: From) -> ApiResult<Offset> {
-    let Some(view) = app.broker.view(tp) else { return Err(nobody(tp.partition)) };
-    let (log_start, high_watermark) = {
-        let seen = view.borrow();
-        (seen.log_start, seen.high_watermark)
-    };
-    match from {
-        From::Offset(offset) => Ok(offset),
-        From::Earliest => Ok(log_start),
-        From::Latest => Ok(high_watermark),
-        From::Timestamp(ms) => first_since(app, tp, (log_start, high_watermark), ms).await,
-    }
-}
-
-/// Searches the first record that is not older than `ms`, by halves: leaders' clocks make timestamps rise with offsets.
-async fn first_since(
-    app: &App,
-    tp: TopicPartition,
-    (mut low, mut high): (Offset, Offset),
-    ms: i64,
-) -> ApiResult<Offset> {
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let read = app.broker.read(tp, middle, middle + 1, 1).await;
-        let batches = read.map_err(|error| unreadable(&error))?;
-        let Some(batch) = batches.first() else { return Ok(low) };
-        if batch.max_timestamp_ms() < ms {
-            low = batch.end_offset().max(middle + 1);
-            continue;
-        }
-        let first = batch.records().find(|record| record.timestamp_ms >= ms).map(|record| record.offset);
-        match first {
-            Some(offset) if batch.base_offset() < offset && batch.base_offset() >= low => return Ok(offset),
-            Some(offset) if offset < high => high = offset.max(low),
-            Some(_) | None => high = middle,
-        }
-    }
-    Ok(low)
 }
 
 fn respond(topic: &Topic, cursor: Cursor, page: Page, wanted: &Wanted, form: Form) -> Response {
@@ -279,18 +209,6 @@ fn respond(topic: &Topic, cursor: Cursor, page: Page, wanted: &Wanted, form: For
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn a_start_is_a_word_an_offset_or_a_time() {
-        assert_eq!(From::parse("earliest"), Some(From::Earliest));
-        assert_eq!(From::parse("latest"), Some(From::Latest));
-        assert_eq!(From::parse("17"), Some(From::Offset(17)));
-        assert_eq!(From::parse("timestamp:1500"), Some(From::Timestamp(1_500)));
-        assert_eq!(From::parse("1970-01-01T00:00:01.5Z"), Some(From::Timestamp(1_500)));
-        for text in ["-1", "soon", "timestamp:", "99999999999999999999"] {
-            assert_eq!(From::parse(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn the_form_follows_accept() {

@@ -1,135 +1,201 @@
-//! A partition followed live as server-sent events.
+//! A topic followed live as server-sent events: `GET /topics/{topic}/stream`, and `/records` for who accepts events.
+//!
+//! A stream of a group is a member that polls: it joins, renews and commits as long-polling consumers do. Any broker
+//! serves it, reading from wherever the replicas are, so that a client can go on at any other.
 
-use super::App;
-use super::pages::{Cursor, PATIENCE, Reading};
-use super::records_out::{Layout, write_number, write_record};
+mod follower;
+mod member;
+mod write;
+
+use super::error::{ApiError, ApiResult};
+use super::poll::reader;
+use super::query::Query;
+use super::start::{STARTS, Start};
 use super::topics::Topic;
+use super::{App, Call, Segments};
 use axum::body::Body;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
-use pubsub_core::ids::Offset;
+use follower::Follower;
+use http::{HeaderMap, HeaderValue, Method, header};
+use pubsub_core::group::Reader;
+use pubsub_core::group::stream::{Commits, parse_id};
+use pubsub_core::ids::{ConsumerId, GroupId};
+use pubsub_core::limits::STREAM_PIECE_BYTES;
+use pubsub_core::wire::error::Problem;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::time::Duration;
-use tokio::time::Instant;
 
-/// How often a silent stream shows that it lives, and how far it has come.
-const CONTROL_EVERY: Duration = Duration::from_millis(5_000);
-/// Life of one stream; its reader goes on with `Last-Event-ID`. Without an end a stopping broker would wait for it.
-const LIFE: Duration = Duration::from_secs(600);
+/// Records of one piece.
+const RECORDS: u32 = 500;
 
-/// What a stream needs to go on.
-struct Follower {
-    app: App,
-    topic: Topic,
-    cursor: Cursor,
-    headers: HeaderMap,
+/// What is to be followed.
+struct Wanted {
+    reader: Reader,
+    consumer: Option<ConsumerId>,
+    /// The only partition; without it those that the reader may read.
+    only: Option<u32>,
+    start: Start,
+    commits: Commits,
+    /// The last event of each partition that the client has.
+    resumed: BTreeMap<u32, i64>,
+    /// Records of one piece, and about so many bytes.
     limits: (u32, usize),
-    ends: Instant,
-    over: bool,
 }
 
-/// Returns the offset to go on with after a `Last-Event-ID` of `partition:offset`, if it is of this partition.
-pub(crate) fn resumed(headers: &HeaderMap, partition: u32) -> Option<Offset> {
-    let (of, offset) = headers.get("last-event-id")?.to_str().ok()?.split_once(':')?;
-    let offset: Offset = offset.parse().ok()?;
-    (of.parse() == Ok(partition)).then(|| offset.checked_add(1)).flatten()
+/// Follows a topic live.
+///
+/// Server-sent events: `record` as in a poll; `control` with positions, high watermarks and lag, at least every 5 s;
+/// `rebalance` with the partitions of a group's member, at the beginning and whenever they change; `error` with a problem,
+/// before the stream ends. Ids are `partition:offset,…`: who comes back to any broker with `Last-Event-ID` goes on behind
+/// it. With a group the client is a member as long as it reads; where no partition is left it waits for one.
+#[utoipa::path(
+    get, path = "/topics/{topic}/stream", tag = "read",
+    params(
+        ("topic" = String, Path, description = "The topic's name"),
+        ("group_id" = Option<String>, Query, description = "Read on behalf of a group, which shares the partitions"),
+        ("consumer_id" = Option<String>, Query, description = "Who reads; required with a group. Another stream of that name ends"),
+        ("partition" = Option<u32>, Query, minimum = 0, description = "Read only this one; not with a group"),
+        ("from" = Option<String>, Query, description = "Where to begin in a partition of which nothing was finished: `earliest` (default), `latest`, an offset, `timestamp:<ms since 1970>`, or a time as in RFC 3339"),
+        ("commit" = Option<String>, Query, description = "`auto` (default): what was sent, once later events were sent too; `manual`: by `POST /commit`"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Go on behind this event: what browsers send when they connect again"),
+    ),
+    responses(
+        (status = 200, description = "Events", content((String = "text/event-stream"))),
+        (status = 400, description = "CONSUMER_REQUIRED", body = Problem),
+        (status = 404, description = "TOPIC_NOT_FOUND, PARTITION_NOT_FOUND", body = Problem),
+        (status = 409, description = "GROUP_BUSY: the group has as many members as fit", body = Problem),
+        (status = 422, description = "VALIDATION_FAILED", body = Problem),
+        (status = 503, description = "OVERLOADED: too many streams are open here; UNAVAILABLE", body = Problem),
+    )
+)]
+pub(crate) async fn stream(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    call: Call,
+) -> ApiResult<Response> {
+    let wanted = wanted(&call)?;
+    let topic = app.topic(&name, call.forwarded()).await?;
+    if let Some(partition) = wanted.only {
+        topic.partition(partition)?;
+    }
+    // A look at the headers must not fence the member whose stream is open.
+    if call.method == Method::HEAD {
+        return Ok(events(Body::empty()));
+    }
+    open(app, topic, wanted, call.headers).await
 }
 
-/// Answers with a stream of records from the cursor on.
-pub(crate) fn follow(
+/// Follows one partition without a position.
+///
+/// # Errors
+/// 422 for a `Last-Event-ID` that is none; 503 if too many streams are open.
+pub(super) async fn follow(
     app: App,
     topic: Topic,
-    cursor: Cursor,
-    headers: HeaderMap,
+    partition: u32,
+    start: Start,
     limits: (u32, usize),
-) -> Response {
-    let follower = Follower { app, topic, cursor, headers, limits, ends: Instant::now() + LIFE, over: false };
-    let events = futures::stream::unfold(follower, async |mut follower| {
-        if follower.over {
-            return None;
-        }
-        let chunk = follower.next().await;
-        Some((Ok::<_, Infallible>(Bytes::from(chunk)), follower))
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let mut resumed = resumed(&headers)?;
+    resumed.retain(|of, _| *of == partition);
+    let wanted = Wanted {
+        reader: Reader::Anonymous,
+        consumer: None,
+        only: Some(partition),
+        start,
+        commits: Commits::Never,
+        resumed,
+        limits,
+    };
+    open(app, topic, wanted, headers).await
+}
+
+async fn open(app: App, topic: Topic, wanted: Wanted, headers: HeaderMap) -> ApiResult<Response> {
+    let place = app.record_streams.enter()?;
+    let follower = Follower::open(app, topic, wanted, headers, place).await?;
+    let pieces = futures::stream::unfold(follower, async |mut follower| {
+        let piece = follower.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(piece)), follower))
     });
+    Ok(events(Body::from_stream(pieces)))
+}
+
+fn events(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // Proxies that gather answers would hold events back.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (headers, Body::from_stream(events)).into_response()
+    (headers, body).into_response()
 }
 
-impl Follower {
-    /// Returns the next events: records, where the stream stands, or why it ends.
-    async fn next(&mut self) -> Vec<u8> {
-        let reading = Reading {
-            app: &self.app,
-            topic: &self.topic,
-            prefer: None,
-            sticky: 0,
-            headers: &self.headers,
-            forwarded: true,
-            records_max: self.limits.0,
-            bytes_max: self.limits.1,
-            patience: PATIENCE,
-        };
-        let until = self.ends.min(Instant::now() + CONTROL_EVERY);
-        let mut out = vec![];
-        match reading.page(self.cursor, until).await {
-            Ok(page) => {
-                let mut next = page.from;
-                for record in page.records() {
-                    out.extend_from_slice(b"event: record\nid: ");
-                    write_number(&mut out, u64::from(page.partition));
-                    out.push(b':');
-                    write_number(&mut out, record.offset);
-                    out.extend_from_slice(b"\ndata: ");
-                    write_record(&mut out, page.partition, &record, Layout::Line);
-                    out.extend_from_slice(b"\n\n");
-                    next = record.offset + 1;
-                }
-                self.cursor.from = next;
-                if out.is_empty() {
-                    let lag = page.high_watermark.saturating_sub(next);
-                    let standing = serde_json::json!({
-                        "partition": page.partition,
-                        "next_offset": next,
-                        "high_watermark": page.high_watermark,
-                        "lag": lag,
-                    });
-                    out.extend_from_slice(format!("event: control\ndata: {standing}\n\n").as_bytes());
-                }
-            }
-            Err(error) => {
-                let problem = serde_json::to_string(&error.0).expect("a problem has only string keys");
-                out.extend_from_slice(format!("event: error\ndata: {problem}\n\n").as_bytes());
-                self.over = true;
-            }
-        }
-        self.over |= Instant::now() >= self.ends || self.app.broker.is_stopping();
-        if self.over {
-            out.extend_from_slice(b"retry: 500\n\n");
-        }
-        out
+/// Reads `Last-Event-ID`.
+///
+/// # Errors
+/// 422 if it is none of ours: a client that silently began elsewhere would miss records, or get them twice.
+fn resumed(headers: &HeaderMap) -> ApiResult<BTreeMap<u32, i64>> {
+    let Some(last) = headers.get("last-event-id").filter(|last| !last.is_empty()) else {
+        return Ok(BTreeMap::new());
+    };
+    last.to_str().ok().and_then(parse_id).ok_or_else(|| {
+        let msg = "use the id of an event of this stream, partition:offset pairs with commas between, or leave it out";
+        ApiError::field("value_error", &["header", "Last-Event-ID"], msg)
+    })
+}
+
+fn wanted(call: &Call) -> ApiResult<Wanted> {
+    let mut query = Query::parse(call.query());
+    let group: Option<GroupId> = query.checked("group_id");
+    let consumer: Option<ConsumerId> = query.checked("consumer_id");
+    let only = query.number("partition", 0, u32::MAX);
+    if only.is_some() && group.is_some() {
+        query.fault("value_error", "partition", "leave it out: a group's members share the partitions");
     }
+    let start = Start::parse(query.text("from").unwrap_or("earliest"));
+    if start.is_none() {
+        query.fault("value_error", "from", STARTS);
+    }
+    let has_position = group.is_some() || consumer.is_some();
+    let commits = match query.text("commit") {
+        None if has_position => Commits::Auto,
+        Some("auto") if has_position => Commits::Auto,
+        Some("auto") => {
+            query.fault("value_error", "commit", "name the group_id or the consumer_id whose position it is");
+            Commits::Never
+        }
+        None => Commits::Never,
+        Some("manual") => Commits::Manual,
+        Some(_) => {
+            query.fault("value_error", "commit", "use auto or manual");
+            Commits::Never
+        }
+    };
+    query.finish()?;
+    let reader = reader(group, consumer.as_ref())?;
+    let resumed = resumed(&call.headers)?;
+    let (start, limits) = (start.unwrap_or(Start::Earliest), (RECORDS, STREAM_PIECE_BYTES));
+    Ok(Wanted { reader, consumer, only, start, commits, resumed, limits })
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn a_stream_goes_on_behind_the_last_event_of_its_partition() {
+    fn a_last_event_id_is_a_vector_or_refused() {
         let with = |id: &'static str| {
-            HeaderMap::from_iter([(
-                header::HeaderName::from_static("last-event-id"),
-                HeaderValue::from_static(id),
-            )])
+            let name = header::HeaderName::from_static("last-event-id");
+            resumed(&HeaderMap::from_iter([(name, HeaderValue::from_static(id))]))
         };
-        assert_eq!(resumed(&with("2:41"), 2), Some(42));
-        assert_eq!(resumed(&with("2:41"), 1), None);
-        assert_eq!(resumed(&with("18446744073709551615"), 0), None);
-        assert_eq!(resumed(&with("0:18446744073709551615"), 0), None);
-        assert_eq!(resumed(&HeaderMap::new(), 0), None);
+        assert_eq!(with("2:41,3:-1").unwrap(), BTreeMap::from([(2, 41), (3, -1)]));
+        assert!(with("").unwrap().is_empty() && resumed(&HeaderMap::new()).unwrap().is_empty());
+        for id in ["18446744073709551615", "0:18446744073709551615", "1-abc-7"] {
+            assert_eq!(with(id).unwrap_err().0.status, 422, "{id}");
+        }
     }
 }

@@ -310,9 +310,7 @@ impl Control {
                 leading.commands.push_back((ticket, command));
                 return;
             }
-            Role::Leading(_) => {
-                Refusal::Conflict { detail: "too many requests are waiting; retry after a second".to_owned() }
-            }
+            Role::Leading(_) => Refusal::Overloaded,
             Role::Follower | Role::Probing(_) | Role::Yielding { .. } | Role::Claiming(_) => {
                 Refusal::NotController { controller: self.election.controller }
             }

@@ -52,6 +52,7 @@ pub(super) struct Joining<'a> {
     pub(super) partitions: u32,
     pub(super) standby: bool,
     pub(super) held: Option<&'a Held>,
+    pub(super) anew: bool,
 }
 
 impl Membership {
@@ -123,7 +124,7 @@ impl Membership {
         joining: &Joining<'_>,
         epochs: &mut u64,
     ) -> Result<Vec<u32>, GroupError> {
-        let Joining { consumer, topic, standby, held, .. } = *joining;
+        let Joining { consumer, topic, standby, held, anew, .. } = *joining;
         let partitions = joining.partitions.min(PARTITIONS_MAX);
         let known = self.topics.get(&topic).and_then(|sharing| sharing.members.get(consumer));
         let valid = |epoch| known.is_some_and(|member| (member.epoch..=self.epoch).contains(&epoch));
@@ -136,6 +137,9 @@ impl Membership {
                 return Err(GroupError::Busy);
             }
             self.admit(consumer, topic, partitions, epochs)?;
+        } else if anew {
+            self.begin_epoch(epochs);
+            self.topics.get_mut(&topic).expect("the member is in it").begin_again(consumer, self.epoch);
         }
         let sharing = self.topics.get_mut(&topic).expect("the member is in it");
         if sharing.partitions < partitions {
@@ -205,6 +209,13 @@ impl Sharing {
         let names: Vec<&ConsumerId> = members.iter().map(|(name, _)| *name).collect();
         let holder = |partition| owned.get(&partition).copied().or_else(|| self.target.get(&partition));
         self.target = assign(self.partitions, &names, holder);
+    }
+
+    /// Dates a member and all that it is assigned to `epoch`, so that who had its name before is refused.
+    fn begin_again(&mut self, consumer: &ConsumerId, epoch: u64) {
+        let member = self.members.get_mut(consumer).expect("it is known");
+        member.epoch = epoch;
+        member.assigned.values_mut().for_each(|since| *since = epoch);
     }
 
     /// Returns what a member may read, and whether that changed anything that must be kept.

@@ -2,7 +2,7 @@
 
 use super::Reader;
 use super::records::{Finished, Position, Record, of_position};
-use crate::ids::{GroupId, TopicId};
+use crate::ids::{ConsumerId, GroupId, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All positions of one coordinator.
@@ -18,9 +18,21 @@ impl Positions {
         self.finished.get(&position).map_or(-1, |finished| finished.offset)
     }
 
+    /// Returns whether somebody else than `consumer` set a position last.
+    pub(super) fn is_by_other(
+        &self,
+        reader: &Reader,
+        topic: TopicId,
+        partition: u32,
+        consumer: Option<&ConsumerId>,
+    ) -> bool {
+        let position = Position(reader.clone(), topic, partition);
+        self.finished.get(&position).is_some_and(|finished| finished.by.as_ref() != consumer)
+    }
+
     /// Sets a position and returns its record.
     pub(super) fn set(&mut self, position: Position, finished: Finished) -> Record {
-        let record = of_position(&position, Some(finished));
+        let record = of_position(&position, Some(&finished));
         self.finished.insert(position, finished);
         record
     }
@@ -36,7 +48,7 @@ impl Positions {
 
     /// Returns the records of all positions.
     pub(super) fn all(&self) -> impl Iterator<Item = Record> {
-        self.finished.iter().map(|(position, finished)| of_position(position, Some(*finished)))
+        self.finished.iter().map(|(position, finished)| of_position(position, Some(finished)))
     }
 
     /// Returns a group's positions: topic, partition, offset.

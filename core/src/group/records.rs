@@ -19,13 +19,16 @@ pub type Record = (Vec<u8>, Option<Vec<u8>>);
 pub(super) struct Position(pub(super) Reader, pub(super) TopicId, pub(super) u32);
 
 /// The value of a position's record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Finished {
     /// Offset of the last finished record.
     pub(super) offset: i64,
     /// The group's epoch at the commit (0: without a membership).
     #[serde(default)]
     pub(super) member_epoch: u64,
+    /// Who committed it, if it said so: a stream of that consumer may go on behind what its client took last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) by: Option<ConsumerId>,
 }
 
 /// What a key says that its record is about.
@@ -79,14 +82,14 @@ pub(super) fn of_group(group: &GroupId, membership: Option<&Membership>) -> Reco
 }
 
 /// Returns the record of a position, or the one that takes it back.
-pub(super) fn of_position(position: &Position, finished: Option<Finished>) -> Record {
+pub(super) fn of_position(position: &Position, finished: Option<&Finished>) -> Record {
     let Position(reader, topic, partition) = position;
     let key = match reader {
         Reader::Group(group) => format!("o/{}/{}/{partition}", group.as_str(), topic.0),
         Reader::Consumer(consumer) => format!("c/{}/{}/{partition}", consumer.as_str(), topic.0),
         Reader::Anonymous => format!("a/{}/{partition}", topic.0),
     };
-    (key.into_bytes(), finished.map(|finished| serde_json::to_vec(&finished).expect("plain data")))
+    (key.into_bytes(), finished.map(|finished| serde_json::to_vec(finished).expect("plain data")))
 }
 
 /// Returns the record of the highest epoch of any group so far, also of those that are gone.

@@ -12,7 +12,8 @@ pub use batch::{CreateTopicsRequest, TopicResult, TopicsCreated};
 pub use brokers::{BrokerDescription, BrokerList, BrokerStanding};
 pub use events::{ClusterEvent, EventList};
 pub use groups::{
-    AssignedPartition, GroupDeleted, GroupDetail, GroupList, GroupPartition, GroupSummary, MemberDetail,
+    AssignedPartition, GroupDeleted, GroupDetail, GroupList, GroupPartition, GroupReset, GroupSummary,
+    MemberDetail, ResetGroupRequest, ResetPartition, ResetTo,
 };
 
 use crate::control::image::TopicConfig;

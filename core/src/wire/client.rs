@@ -225,6 +225,48 @@ pub struct Polled {
     pub partitions: Vec<Position>,
 }
 
+/// `event: control` of a stream: how far its reader is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StreamStanding {
+    /// The topic.
+    pub topic: String,
+    /// Of a group's member: as in [`Subscribed`]; else 0.
+    pub member_epoch: u64,
+    /// Records of all partitions that the reader was not sent yet.
+    pub lag: u64,
+    /// Every partition that it reads.
+    pub partitions: Vec<Position>,
+}
+
+/// `event: rebalance` of a stream: which partitions a group's member reads from here on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StreamRebalance {
+    /// The topic.
+    pub topic: String,
+    /// As in [`Subscribed`]: for `POST /commit`.
+    pub member_epoch: u64,
+    /// What it reads; empty for one that waits.
+    pub partitions: Vec<StreamPartition>,
+    /// Those of them that are new.
+    pub gained: Vec<u32>,
+    /// What it reads no more. With `commit=manual` it can be committed for about three seconds more.
+    pub lost: Vec<u32>,
+}
+
+/// One partition of [`StreamRebalance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StreamPartition {
+    /// The partition.
+    pub partition: u32,
+    /// Sent next.
+    pub next_offset: Offset,
+    /// The last record that the group has finished (−1: none).
+    pub committed: i64,
+}
+
 /// Body of `POST /subscribe`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -175,6 +175,7 @@ impl World {
             partitions: partitions.and_then(|count| u32::try_from(count).ok()).unwrap_or_default(),
             standby: true,
             held: member.epoch.map(|member_epoch| Held { member_epoch, owned }),
+            anew: false,
         };
         let ticket = self.note_ask(which, Asked::Join);
         self.members.list[which].waiting = Some((ticket.0, self.now));

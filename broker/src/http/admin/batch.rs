@@ -44,7 +44,7 @@ struct Items {
     post, path = "/admin/topics:batch", tag = "admin", request_body = CreateTopicsRequest,
     params(
         ("take_ownership" = Option<bool>, Query, description = "As for one topic"),
-        ("timeout_ms" = Option<u64>, Query, description = "Longest time to wait, at most 60000; default 10000"),
+        ("timeout_ms" = Option<u64>, Query, minimum = 1, maximum = 60000, description = "Longest time to wait, milliseconds; default 10000"),
     ),
     responses(
         (status = 200, description = "One result for each topic, in order; look at each", body = TopicsCreated),

@@ -75,8 +75,8 @@ async fn set_draining(
     post, path = "/admin/topics/{name}/elect", tag = "admin",
     params(
         ("name" = String, Path, description = "The topic's name"),
-        ("partition" = Option<u32>, Query, description = "One partition; all if not given"),
-        ("broker_id" = Option<u32>, Query, description = "Who shall lead"),
+        ("partition" = Option<u32>, Query, minimum = 0, maximum = 1000, description = "One partition; all if not given"),
+        ("broker_id" = Option<u32>, Query, minimum = 0, description = "Who shall lead"),
         ("unclean" = Option<bool>, Query, description = "Give partitions without a leader to a replica that is not in sync: acknowledged records are LOST"),
     ),
     responses(

@@ -12,7 +12,7 @@ use axum::response::Response;
 use pubsub_core::control::image::{BrokerState, Image, PartitionEntry, TopicConfig};
 use pubsub_core::control::{Command, Outcome};
 use pubsub_core::ids::{BrokerId, TopicId, TopicName};
-use pubsub_core::limits::{PARTITIONS_MAX, REPLICATION_FACTOR_MAX};
+use pubsub_core::limits::{PARTITIONS_MAX, RECORD_BYTES_MAX, REPLICATION_FACTOR_MAX};
 use pubsub_core::wire::admin::{CreateTopicRequest, TopicCreated};
 use pubsub_core::wire::error::Problem;
 use tokio::time::Instant;
@@ -25,21 +25,25 @@ const REPLICATION_FACTOR_DEFAULT: u32 = 3;
     post, path = "/admin/topics", tag = "admin",
     params(
         ("name" = Option<String>, Query, description = "The topic's name; may be in the body"),
-        ("partitions" = Option<u32>, Query, description = "Number of partitions; default 1"),
-        ("rf" = Option<u32>, Query, description = "Replication factor; default 3, or the number of live brokers if fewer"),
-        ("owner_id" = Option<u32>, Query, description = "Preferred leader of partition 0"),
-        ("max_record_bytes" = Option<u64>, Query, description = "Refuse records larger than this; at most, and by default, 1048576"),
+        ("partitions" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Number of partitions; default 1"),
+        ("rf" = Option<u32>, Query, minimum = 1, maximum = 9, description = "Replication factor; default 3, or the number of live brokers if fewer"),
+        ("replication_factor" = Option<u32>, Query, minimum = 1, maximum = 9, description = "As `rf`"),
+        ("owner_id" = Option<u32>, Query, minimum = 0, description = "Preferred leader of partition 0"),
+        ("retention_ms" = Option<u64>, Query, minimum = 1, description = "Delete records older than this"),
+        ("retention_bytes" = Option<u64>, Query, minimum = 1, description = "Delete the oldest records past this size of a partition"),
+        ("compact" = Option<bool>, Query, description = "Keep only the newest record of each key"),
+        ("max_record_bytes" = Option<u64>, Query, minimum = 1, maximum = 1048576, description = "Refuse records larger than this; default 1048576"),
         ("unclean_election" = Option<bool>, Query, description = "Once no in-sync replica is alive, let another one lead: acknowledged records are LOST"),
-        ("min_isr" = Option<u32>, Query, description = "Fewest in-sync replicas that take a publish; default 2 from rf 3, else 1"),
+        ("min_isr" = Option<u32>, Query, minimum = 1, maximum = 9, description = "Fewest in-sync replicas that take a publish; default 2 from rf 3, else 1"),
         ("wait" = Option<String>, Query, description = "`ready`: answer once every partition has its leader and replicas in sync"),
         ("take_ownership" = Option<bool>, Query, description = "Make the body's `owner` the owner of a topic that is there already, whoever that was"),
-        ("timeout_ms" = Option<u64>, Query, description = "Longest time to wait, at most 60000; default 10000"),
+        ("timeout_ms" = Option<u64>, Query, minimum = 1, maximum = 60000, description = "Longest time to wait, milliseconds; default 10000"),
     ),
     request_body(content = Option<CreateTopicRequest>, description = "Instead of query parameters, or beside them"),
     responses(
         (status = 200, description = "Committed by a majority and known to this broker", body = TopicCreated),
         (status = 400, description = "UNKNOWN_BROKER", body = Problem),
-        (status = 409, description = "TOPIC_EXISTS with another specification, TOPIC_OWNED by another, TOO_FEW_BROKERS", body = Problem),
+        (status = 409, description = "TOPIC_EXISTS with another specification, TOPIC_OWNED by another, TOO_FEW_BROKERS, CONFLICT: the leader that is named is not alive", body = Problem),
         (status = 422, description = "VALIDATION_FAILED", body = Problem),
         (status = 503, description = "Definite, nothing was changed: UNAVAILABLE", body = Problem),
         (status = 504, description = "Ambiguous: OUTCOME_UNKNOWN", body = Problem),
@@ -114,7 +118,8 @@ fn creation(whole: &Whole, mut query: Query<'_>) -> ApiResult<CreateTopicRequest
     request.min_isr = query.number("min_isr", 1, REPLICATION_FACTOR_MAX).or(request.min_isr);
     request.retention_ms = query.number("retention_ms", 1, u64::MAX).or(request.retention_ms);
     request.retention_bytes = query.number("retention_bytes", 1, u64::MAX).or(request.retention_bytes);
-    request.max_record_bytes = query.number("max_record_bytes", 1, u64::MAX).or(request.max_record_bytes);
+    let most = u64::try_from(RECORD_BYTES_MAX).expect("a number of bytes fits 64 bits");
+    request.max_record_bytes = query.number("max_record_bytes", 1, most).or(request.max_record_bytes);
     for (name, field) in
         [("compact", &mut request.compact), ("unclean_election", &mut request.unclean_election)]
     {

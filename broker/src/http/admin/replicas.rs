@@ -21,12 +21,13 @@ use tokio::time::Instant;
     post, path = "/admin/topics/{name}/replicas", tag = "admin",
     params(
         ("name" = String, Path, description = "The topic's name"),
-        ("broker_id_to_add" = u32, Query, description = "The broker that shall hold a replica"),
+        ("broker_id_to_add" = u32, Query, minimum = 0, description = "The broker that shall hold a replica"),
     ),
     responses(
         (status = 200, description = "Committed; the replica is catching up", body = ReplicasChanged),
         (status = 400, description = "UNKNOWN_BROKER, INVALID_REPLICAS", body = Problem),
         (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+        (status = 409, description = "CONFLICT: the broker takes no replicas now", body = Problem),
     )
 )]
 pub(crate) async fn add_replica(
@@ -54,6 +55,7 @@ pub(crate) async fn add_replica(
         (status = 200, description = "Committed; the replica joins the ISR once it has caught up", body = ReplicasChanged),
         (status = 400, description = "UNKNOWN_BROKER, INVALID_REPLICAS", body = Problem),
         (status = 404, description = "TOPIC_NOT_FOUND", body = Problem),
+        (status = 409, description = "CONFLICT: the broker takes no replicas now", body = Problem),
     )
 )]
 pub(crate) async fn add_replica_on(

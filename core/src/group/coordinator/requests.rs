@@ -20,14 +20,14 @@ impl Groups {
                 partitions,
                 standby,
                 held,
+                anew,
             } => {
-                let consumer = &consumer.ok_or(GroupError::ConsumerRequired)?;
-                self.join(now, group, &Joining { consumer, topic, partitions, standby, held: held.as_ref() })
+                let (consumer, held) = (&consumer.ok_or(GroupError::ConsumerRequired)?, held.as_ref());
+                self.join(now, group, &Joining { consumer, topic, partitions, standby, held, anew })
             }
-            GroupRequest::Join { reader, topic, partitions, .. } => {
-                let all = 0..partitions.min(PARTITIONS_MAX);
-                let partitions = all.map(|no| (no, self.positions.get(&reader, topic, no))).collect();
-                Ok(GroupReply::Joined { member_epoch: 0, partitions, session_timeout_ms: GROUP_SESSION_MS })
+            GroupRequest::Join { reader, consumer, topic, partitions, .. } => {
+                let all = (0..partitions.min(PARTITIONS_MAX)).collect();
+                Ok(self.joined(0, &reader, (topic, consumer.as_ref()), all))
             }
             GroupRequest::Leave { group, consumer, topic, member_epoch } => {
                 if let Some(membership) = self.expired(now, &group) {
@@ -39,7 +39,7 @@ impl Groups {
             GroupRequest::Commit { reader, consumer, topic, partition, offset, member_epoch } => {
                 let epoch =
                     self.may_commit(now, &reader, (consumer.as_ref(), member_epoch), topic, partition)?;
-                let finished = Finished { offset, member_epoch: epoch };
+                let finished = Finished { offset, member_epoch: epoch, by: consumer };
                 let record = self.positions.set(Position(reader, topic, partition), finished);
                 self.next.records.push(record);
                 Ok(GroupReply::Committed { offset })
@@ -51,7 +51,22 @@ impl Groups {
                 Ok(GroupReply::Listed { groups: names.into_iter().collect() })
             }
             GroupRequest::Delete { group } => self.delete(now, &group),
+            GroupRequest::Reset { group, positions } => self.reset(now, &group, positions),
         }
+    }
+
+    /// Returns the answer to who joined: where it stands in the partitions that it may read.
+    fn joined(
+        &self,
+        member_epoch: u64,
+        reader: &Reader,
+        (topic, consumer): (TopicId, Option<&ConsumerId>),
+        given: Vec<u32>,
+    ) -> GroupReply {
+        let other = |no: &u32| self.positions.is_by_other(reader, topic, *no, consumer);
+        let by_others = given.iter().copied().filter(other).collect();
+        let partitions = given.into_iter().map(|no| (no, self.positions.get(reader, topic, no))).collect();
+        GroupReply::Joined { member_epoch, partitions, by_others, session_timeout_ms: GROUP_SESSION_MS }
     }
 
     /// Returns a group after the sessions that are over have ended, with the count of epochs.
@@ -67,10 +82,8 @@ impl Groups {
         let joined = membership.join(now, joining, &mut self.epochs);
         let member_epoch = membership.epoch;
         self.note_change(&group);
-        let reader = Reader::Group(group);
-        let place = |no| (no, self.positions.get(&reader, joining.topic, no));
-        let partitions = joined?.into_iter().map(place).collect();
-        Ok(GroupReply::Joined { member_epoch, partitions, session_timeout_ms: GROUP_SESSION_MS })
+        let of = (joining.topic, Some(joining.consumer));
+        Ok(self.joined(member_epoch, &Reader::Group(group), of, joined?))
     }
 
     /// Returns the epoch that a commit is made in.
@@ -111,6 +124,33 @@ impl Groups {
             return Err(GroupError::NotFound);
         }
         self.next.records.extend(records);
+        Ok(GroupReply::Done)
+    }
+
+    fn reset(
+        &mut self,
+        now: Mono,
+        group: &GroupId,
+        positions: Vec<(TopicId, u32, i64)>,
+    ) -> Result<GroupReply, GroupError> {
+        let reads = |(topic, ..): &(TopicId, u32, i64), membership: &Membership| {
+            membership.topics.contains_key(topic)
+        };
+        let live = self.expired(now, group).map(|(membership, _)| &*membership);
+        let is_read = live.is_some_and(|membership| positions.iter().any(|place| reads(place, membership)));
+        let exists = live.is_some_and(|membership| !membership.is_empty());
+        self.note_change(group);
+        if is_read {
+            return Err(GroupError::NotEmpty);
+        }
+        if !exists && self.positions.of(group).is_empty() {
+            return Err(GroupError::NotFound);
+        }
+        for (topic, partition, offset) in positions {
+            let position = Position(Reader::Group(group.clone()), topic, partition);
+            let record = self.positions.set(position, Finished { offset, member_epoch: 0, by: None });
+            self.next.records.push(record);
+        }
         Ok(GroupReply::Done)
     }
 

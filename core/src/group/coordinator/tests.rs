@@ -70,11 +70,19 @@ impl World {
         partitions: u32,
         held: Option<Held>,
     ) -> Result<(u64, Vec<u32>), GroupError> {
-        let (reader, consumer) = (Reader::Group(group()), Some(name(consumer)));
-        let join = GroupRequest::Join { reader, consumer, topic: TOPIC, partitions, standby: false, held };
-        match self.ask(now, join)? {
+        match self.ask(now, join(consumer, partitions, held, false))? {
             GroupReply::Joined { member_epoch, partitions, .. } => {
                 Ok((member_epoch, partitions.into_iter().map(|(no, _)| no).collect()))
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    /// Joins as one that fences whoever had its name; returns the epoch, the partitions, and those of them that others set.
+    fn join_anew(&mut self, now: Mono, consumer: &str, partitions: u32) -> (u64, Vec<u32>, Vec<u32>) {
+        match self.ask(now, join(consumer, partitions, None, true)).unwrap() {
+            GroupReply::Joined { member_epoch, partitions, by_others, .. } => {
+                (member_epoch, partitions.into_iter().map(|(no, _)| no).collect(), by_others)
             }
             other => panic!("unexpected {other:?}"),
         }
@@ -97,6 +105,11 @@ impl World {
     fn position(&self) -> i64 {
         self.groups.positions.get(&Reader::Group(group()), TOPIC, 0)
     }
+}
+
+fn join(consumer: &str, partitions: u32, held: Option<Held>, anew: bool) -> GroupRequest {
+    let (reader, consumer) = (Reader::Group(group()), Some(name(consumer)));
+    GroupRequest::Join { reader, consumer, topic: TOPIC, partitions, standby: false, held, anew }
 }
 
 fn commit(consumer: Option<&str>, member_epoch: Option<u64>, offset: i64) -> GroupRequest {
@@ -163,6 +176,73 @@ fn zombie_consumer_commit() {
     assert_eq!(world.commit(late, Some("a"), Some(old), 13), Err(GroupError::Fenced));
     world.commit(late, Some("a"), Some(newest), 21).unwrap();
     assert_eq!(world.position(), 21);
+}
+
+#[test]
+fn a_member_that_begins_anew_keeps_its_partitions_and_fences_who_had_its_name() {
+    let mut world = World::default();
+    let (old, _) = world.join_with(0, "a", 4, None).unwrap();
+    assert_eq!(world.join(1, "b", 4), Ok(vec![]), "a second member waits for its share");
+    let (new, kept, _) = world.join_anew(2, "a", 4);
+    assert!(new > old);
+    assert_eq!(kept, [0, 1]);
+    let held = Held { member_epoch: old, owned: Some(vec![0, 1]) };
+    assert_eq!(world.join_with(3, "a", 4, Some(held)), Err(GroupError::Fenced));
+    assert_eq!(world.commit(3, Some("a"), Some(old), 5), Err(GroupError::Fenced));
+    world.commit(3, Some("a"), Some(new), 5).unwrap();
+    assert_eq!(world.join(4, "b", 4), Ok(vec![2, 3]), "and the other members are as they were");
+    world.fail_over(5);
+    let held = Held { member_epoch: old, owned: Some(vec![0]) };
+    assert_eq!(world.join_with(6, "a", 4, Some(held)), Err(GroupError::Fenced));
+}
+
+#[test]
+fn a_member_is_told_which_positions_somebody_else_set() {
+    let mut world = World::default();
+    let (epoch, _, others) = world.join_anew(0, "a", 1);
+    assert_eq!(others, [] as [u32; 0], "nobody has set it");
+    world.commit(1, Some("a"), Some(epoch), 5).unwrap();
+    assert_eq!(world.join_anew(2, "a", 1).2, [] as [u32; 0]);
+    let (epoch, _, others) = world.join_anew(2 * GROUP_SESSION_MS, "b", 1);
+    assert_eq!(others, [0]);
+    world.commit(2 * GROUP_SESSION_MS, Some("b"), Some(epoch), 6).unwrap();
+    world.fail_over(3 * GROUP_SESSION_MS);
+    assert_eq!(world.join_anew(5 * GROUP_SESSION_MS, "a", 1).2, [0], "the log knows it too");
+}
+
+fn reset(offset: i64) -> GroupRequest {
+    GroupRequest::Reset { group: group(), positions: vec![(TOPIC, 0, offset), (TOPIC, 1, offset)] }
+}
+
+#[test]
+fn positions_are_reset_only_while_nobody_reads_the_topic() {
+    let mut world = World::default();
+    assert_eq!(world.ask(0, reset(3)), Err(GroupError::NotFound), "a name that nobody used is no group");
+    let (epoch, _) = world.join_with(0, "a", 2, None).unwrap();
+    world.commit(1, Some("a"), Some(epoch), 9).unwrap();
+    assert_eq!(world.ask(2, reset(3)), Err(GroupError::NotEmpty));
+    let other = TopicId(Uuid::from_u128(8));
+    let elsewhere = GroupRequest::Reset { group: group(), positions: vec![(other, 0, 1)] };
+    assert_eq!(world.ask(2, elsewhere), Ok(GroupReply::Done), "its members read another topic");
+    let late = 2 * GROUP_SESSION_MS;
+    assert_eq!(world.ask(late, reset(3)), Ok(GroupReply::Done), "the member's session is over");
+    assert_eq!(world.commit(late, Some("a"), Some(epoch), 10), Err(GroupError::Fenced));
+    world.fail_over(late);
+    assert_eq!(world.position(), 3);
+    assert_eq!(world.join_anew(late, "a", 2).2, [0, 1], "a stream does not go on behind a reset");
+}
+
+#[test]
+fn a_reset_is_answered_once_all_of_it_is_in_the_log() {
+    let mut groups = Groups::new();
+    groups.step(0, request(1, commit(None, None, 41)));
+    groups.step(1, SETTLED);
+    let begun = groups.step(2, request(2, reset(7)));
+    let [Action::Append { records, .. }] = &begun[..] else { panic!("{begun:?}") };
+    assert_eq!(records.len(), 2);
+    let failed = groups.step(3, Input::Settled { sure: false, snapshot_at: None });
+    let unknown = Action::Reply { ticket: Ticket(2), result: Err(GroupError::Unknown) };
+    assert_eq!(failed, [unknown, Action::Reload]);
 }
 
 #[test]
@@ -243,6 +323,7 @@ fn a_coordinator_that_can_not_prove_that_it_leads_tells_no_positions() {
         partitions: 1,
         standby: false,
         held: None,
+        anew: false,
     };
     assert_eq!(groups.step(0, request(1, join)), [Action::Confirm]);
     let actions = groups.step(1, Input::Settled { sure: false, snapshot_at: None });

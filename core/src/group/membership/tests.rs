@@ -20,6 +20,7 @@ struct Client {
 #[derive(Clone, Debug)]
 enum Event {
     Join { member: usize, answered: bool },
+    Anew { member: usize },
     Beat { member: usize },
     Leave { member: usize },
     Vanish { member: usize },
@@ -31,6 +32,7 @@ fn event() -> impl Strategy<Value = Event> {
     let member = || 0_usize..4;
     prop_oneof![
         8 => (member(), prop::bool::weighted(0.8)).prop_map(|(member, answered)| Event::Join { member, answered }),
+        1 => member().prop_map(|member| Event::Anew { member }),
         3 => member().prop_map(|member| Event::Beat { member }),
         1 => member().prop_map(|member| Event::Leave { member }),
         1 => member().prop_map(|member| Event::Vanish { member }),
@@ -68,6 +70,7 @@ impl World {
             partitions: self.partitions,
             standby: true,
             held: held.as_ref(),
+            anew: held.is_none(),
         };
         match self.membership.join(self.now, &joining, &mut self.epochs) {
             Err(_) => *client = Client::default(),
@@ -82,6 +85,11 @@ impl World {
     fn step(&mut self, event: &Event) {
         match *event {
             Event::Join { member, answered } => self.join(member, false, answered),
+            Event::Anew { member } => {
+                // Another process of that name: the one before is fenced, whatever it holds.
+                self.clients[member] = Client::default();
+                self.join(member, false, true);
+            }
             Event::Beat { member } => self.join(member, true, true),
             Event::Leave { member } => {
                 let epoch = std::mem::take(&mut self.clients[member]).epoch;
@@ -167,7 +175,8 @@ fn a_group_that_does_not_fit_one_record_takes_no_more_members() {
     let long = "m".repeat(240);
     let mut join = |no: usize| {
         let consumer = &ConsumerId::try_from(format!("{long}{no}")).unwrap();
-        let joining = Joining { consumer, topic: TOPIC, partitions: 1, standby: true, held: None };
+        let joining =
+            Joining { consumer, topic: TOPIC, partitions: 1, standby: true, held: None, anew: false };
         membership.join(0, &joining, &mut epochs).map(|_| serde_json::to_vec(&membership).unwrap().len())
     };
     let refused = (0..)

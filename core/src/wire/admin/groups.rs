@@ -78,6 +78,62 @@ pub struct GroupPartition {
     pub stuck: bool,
 }
 
+/// Body of `POST /groups/{id}/reset`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ResetGroupRequest {
+    /// Only in this topic; without it in all that the group has read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Only in these partitions of the topic; without it in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<Vec<u32>>,
+    /// Where to go on.
+    pub to: ResetTo,
+    /// Only show where the group would go on.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Where a group is to go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ResetTo {
+    /// At this offset.
+    Offset(Offset),
+    /// `earliest`, `latest`, an offset, `timestamp:<ms since 1970>`, or a time as in RFC 3339.
+    Text(String),
+}
+
+/// Answer to `POST /groups/{id}/reset`: durable on every in-sync replica, unless it was a dry run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GroupReset {
+    /// Its name.
+    pub group_id: String,
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// Where the group goes on.
+    pub partitions: Vec<ResetPartition>,
+}
+
+/// Where a group goes on in one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ResetPartition {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// What was committed before (−1: nothing).
+    pub before: i64,
+    /// What counts as finished now (−1: nothing).
+    pub committed: i64,
+    /// Read next.
+    pub next_offset: Offset,
+}
+
 /// Answer to `DELETE /groups/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -171,6 +171,7 @@ impl Life {
             partitions: PARTITIONS,
             standby: true,
             held,
+            anew: !known,
         };
         match self.ask(request)? {
             Ok(GroupReply::Joined { member_epoch, partitions, .. }) => {
