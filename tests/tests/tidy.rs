@@ -194,6 +194,7 @@ fn every_path_on_the_map_exists() {
     let tops = [
         "core/",
         "client/",
+        "clients/",
         "broker/",
         "discovery/",
         "operator/",

@@ -18,7 +18,7 @@ from typing import Callable, Optional, TypeVar
 import httpx
 
 T = TypeVar("T")
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(os.environ.get("PUBSUB_ROOT") or Path(__file__).resolve().parents[3])
 #: Below the ports that the system gives to outgoing connections: one of those must not take a stopped broker's place.
 PORTS = range(20_000, 31_999)
 READY_DEADLINE = 60.0
