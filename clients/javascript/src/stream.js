@@ -17,7 +17,8 @@ import { judge } from './transport.js';
  * @property {string} [group] The group that shares the topic's partitions; without one every partition is read.
  * @property {string} [consumer] Who reads; required with a group.
  * @property {'earliest' | 'latest' | number} [start] Without one: behind what the group has finished.
- * @property {'auto' | 'manual'} [commit] `auto` (default): the broker commits what was sent and taken. `manual`: call `commit`.
+ * @property {'auto' | 'manual'} [commit] `auto` (default): the broker commits a record once the connection took a later event, whether
+ *   or not it was dealt with. `manual`: call `commit` after the work, so that every record is processed at least once.
  * @property {string} [lastEventId] Goes on behind this event of an earlier stream.
  */
 
@@ -113,16 +114,27 @@ export class Stream {
   async commit(record) {
     const due = record ? [[record.partition, record.offset]] : [...this.#handed];
     for (const [partition, offset] of due) {
-      const { group, consumer } = this.#options;
-      const reader = { group_id: group, consumer_id: consumer, member_epoch: this.#memberEpoch };
-      await this.#transport.json({ method: 'POST', path: '/commit', body: { topic: this.#topic, partition, offset, ...reader } });
+      const body = { topic: this.#topic, partition, offset, ...this.#reader() };
+      await this.#transport.json({ method: 'POST', path: '/commit', body });
       if (this.#handed.get(partition) === offset) this.#handed.delete(partition);
     }
   }
 
-  /** Ends the stream, and a loop that waits for it. */
-  close() {
+  /**
+   * Ends the stream, and a loop that waits for it, and leaves the group, so that others take its partitions over at once. What the
+   * broker has not committed yet is read again by them; call `commit` before if it was dealt with. Only breaking out of a loop
+   * closes the connection alone: iterating again goes on behind the last event.
+   * @returns {Promise<void>}
+   */
+  async close() {
+    if (this.#abort.signal.aborted) return;
     this.#abort.abort(new DOMException('the stream was closed', 'AbortError'));
+    if (this.#options.group === undefined || !this.#opened) return;
+    await this.#transport.json({ method: 'POST', path: '/unsubscribe', body: { topic: this.#topic, ...this.#reader() } });
+  }
+
+  #reader() {
+    return { group_id: this.#options.group, consumer_id: this.#options.consumer, member_epoch: this.#memberEpoch };
   }
 
   async #open() {

@@ -14,7 +14,8 @@ export type StreamOptions = {
      */
     start?: 'earliest' | 'latest' | number;
     /**
-     * `auto` (default): the broker commits what was sent and taken. `manual`: call `commit`.
+     * `auto` (default): the broker commits a record once the connection took a later event, whether
+     * or not it was dealt with. `manual`: call `commit` after the work, so that every record is processed at least once.
      */
     commit?: 'auto' | 'manual';
     /**
@@ -51,6 +52,11 @@ export declare class Stream {
         partition: number;
         offset: number;
     }): Promise<void>;
-    /** Ends the stream, and a loop that waits for it. */
-    close(): void;
+    /**
+     * Ends the stream, and a loop that waits for it, and leaves the group, so that others take its partitions over at once. What the
+     * broker has not committed yet is read again by them; call `commit` before if it was dealt with. Only breaking out of a loop
+     * closes the connection alone: iterating again goes on behind the last event.
+     * @returns {Promise<void>}
+     */
+    close(): Promise<void>;
 }

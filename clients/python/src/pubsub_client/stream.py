@@ -10,7 +10,7 @@ from typing import Any, AsyncIterator, Iterator, Mapping, Optional, Union
 
 import httpx
 
-from .errors import Refused
+from .errors import PubsubError, Refused
 from .events import EventParser, Message
 from .records import Record
 from .steps import Answer, Outcome, Pause, Steps, Try, lost, run, run_async
@@ -33,7 +33,8 @@ class StreamSettings:
     consumer: Optional[str] = None
     #: `earliest`, `latest`, or an offset; None is behind what the group has finished.
     start: Union[str, int, None] = None
-    #: `auto`: the broker commits what was sent and taken. `manual`: the reader calls `commit`.
+    #: `auto`: the broker commits a record once the connection took a later event, whether or not the reader has worked on
+    #: it. `manual`: the reader calls `commit` after its work, so that every record is processed at least once.
     commit: str = "auto"
     #: Goes on behind this event of an earlier stream.
     last_event_id: Optional[str] = None
@@ -127,17 +128,31 @@ class StreamCore:
         """Commit up to a record, or everything that was handed out."""
         due = {record.partition: record.offset} if record is not None else dict(self._handed)
         for partition, offset in due.items():
-            body: dict[str, Any] = {"topic": self.topic, "partition": partition, "offset": offset}
-            for name, value in (
-                ("group_id", self.settings.group),
-                ("consumer_id", self.settings.consumer),
-                ("member_epoch", self.member_epoch),
-            ):
-                if value is not None:
-                    body[name] = value
+            body = self._named({"topic": self.topic, "partition": partition, "offset": offset})
             yield from self.transport.json(Request("POST", "/commit", body=body))
             if self._handed.get(partition) == offset:
                 del self._handed[partition]
+
+    def leave(self, finished: bool) -> Steps[None]:
+        """Leave the group, so that others take its partitions over at once."""
+        if self._first or self.settings.group is None:
+            return
+        self._first = True
+        if finished and self.settings.commit == "auto":
+            # The broker would wait for a later event.
+            yield from self.commit(None)
+        yield from self.transport.json(Request("POST", "/unsubscribe", body=self._named({"topic": self.topic})))
+
+    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Add who reads to a body."""
+        for name, value in (
+            ("group_id", self.settings.group),
+            ("consumer_id", self.settings.consumer),
+            ("member_epoch", self.member_epoch),
+        ):
+            if value is not None:
+                body[name] = value
+        return body
 
 
 class Stream:
@@ -182,7 +197,7 @@ class Stream:
             except (httpx.HTTPError, httpx.StreamError) as error:
                 _LOG.info("the stream of %s broke off: %s", self._core.broker, error)
             finally:
-                self.close()
+                self._drop()
             self._core.ended()
 
     def commit(self, record: Optional[Record] = None) -> None:
@@ -190,7 +205,15 @@ class Stream:
         run(self._core.commit(record), self._http)
 
     def close(self) -> None:
-        """Close the connection. Iterating again goes on behind the last event."""
+        """End the stream and leave the group, so that others take its partitions over at once.
+
+        With `commit="auto"` everything that was handed out is committed before. Only breaking out of a loop closes the
+        connection alone: iterating again goes on behind the last event.
+        """
+        self._drop()
+        run(self._core.leave(finished=True), self._http)
+
+    def _drop(self) -> None:
         response, self._response = self._response, None
         if response is not None:
             response.close()
@@ -204,7 +227,15 @@ class Stream:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+            return
+        # The record at hand was perhaps not dealt with.
+        self._drop()
+        try:
+            run(self._core.leave(finished=False), self._http)
+        except PubsubError as late:
+            _LOG.info("the membership ends with its session: %s", late)
 
     def _begin(self, one: Try) -> Outcome:
         timeout = httpx.Timeout(one.patience, connect=one.connect_timeout)
@@ -265,7 +296,7 @@ class AsyncStream:
             except (httpx.HTTPError, httpx.StreamError) as error:
                 _LOG.info("the stream of %s broke off: %s", self._core.broker, error)
             finally:
-                await self.close()
+                await self._drop()
             self._core.ended()
 
     async def commit(self, record: Optional[Record] = None) -> None:
@@ -274,6 +305,10 @@ class AsyncStream:
 
     async def close(self) -> None:
         """As `Stream.close`."""
+        await self._drop()
+        await run_async(self._core.leave(finished=True), self._http)
+
+    async def _drop(self) -> None:
         response, self._response = self._response, None
         if response is not None:
             await response.aclose()
@@ -287,7 +322,14 @@ class AsyncStream:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        await self.close()
+        if error is None:
+            await self.close()
+            return
+        await self._drop()
+        try:
+            await run_async(self._core.leave(finished=False), self._http)
+        except PubsubError as late:
+            _LOG.info("the membership ends with its session: %s", late)
 
     async def _begin(self, one: Try) -> Outcome:
         timeout = httpx.Timeout(one.patience, connect=one.connect_timeout)
