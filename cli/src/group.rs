@@ -13,6 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Subcommand)]
 pub(crate) enum GroupCommand {
     /// List consumer groups
+    #[command(after_help = "Examples:\n  pubsub group list\n  pubsub group list -o json")]
     List {
         #[command(flatten)]
         output: OutputArgs,
@@ -30,6 +31,7 @@ pub(crate) enum GroupCommand {
         connection: Connection,
     },
     /// Delete a group without members, and its positions
+    #[command(after_help = "Example:\n  pubsub group delete billing")]
     Delete {
         /// Its name
         group: String,
