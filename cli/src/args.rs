@@ -28,8 +28,8 @@ Examples:
   pubsub local --port-base 18080 --election-port-base 15000 --discovery-port 19090
   pubsub local --no-restart                      kill -9 a broker and see what stays
 
-Every broker is a process of its own: kill one and watch the others take over. Ctrl-C stops all of them and keeps
-the data. Logs are in DIR/log.";
+Every broker is a process of its own: kill one and watch the others take over. Ctrl-C stops all of them and
+keeps the data. Logs are in DIR/log.";
 
 const PUBLISH_EXAMPLES: &str = "\
 Examples:
@@ -38,8 +38,8 @@ Examples:
   pubsub publish demo-topic --file events.ndjson --json --key sensor-7 --header source=lab
   pubsub publish demo-topic                      at a terminal: type, press enter, /quit
 
-A summary goes to standard error: how many records were acknowledged, how many had to be sent again, how many may be
-there twice because an answer was lost, and the longest pause between two acknowledgements.";
+A summary goes to standard error: how many records were acknowledged, how many had to be sent again, how
+many may be there twice because an answer was lost, and the longest pause between two acknowledgements.";
 
 const SUBSCRIBE_EXAMPLES: &str = "\
 Examples:
@@ -48,8 +48,8 @@ Examples:
   pubsub subscribe demo-topic --from 250 --format json --no-commit
   pubsub subscribe demo-topic --group-id g --prefer-replica 2 --brokers http://127.0.0.1:8082
 
-Into a pipe or a file only the values go, one a line. Records are committed after they were printed. When a broker
-fails, reading goes on at another one without a gap and without a repeated record.";
+Into a pipe or a file only the values go, one a line. Records are committed after they were printed. When a
+broker fails, reading goes on at another one without a gap and without a repeated record.";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -58,15 +58,16 @@ Examples:
   pubsub bench bulk --topic bench --clients 4 --records 1000
   pubsub bench poll --topic bench --clients 8 --seconds 10
 
-One line of JSON says how many records a second went through, and how long requests took. It fills the topic with
-records that mean nothing: make one for it. Compare runs made in turns in the same minutes.";
+One line of JSON says how many records a second went through, and how long requests took. It fills the topic
+with records that mean nothing: make one for it. Compare runs made in turns in the same minutes.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
   pubsub check demo-topic                        compare all replicas of all partitions
   pubsub check demo-topic --partition 0 -o json
 
-Every replica is read by itself, offset by offset. Exit code 1 means that replicas differ, or that one can't be read.";
+Every replica is read by itself, offset by offset. Exit code 1 means that replicas differ, or that one can't
+be read.";
 
 /// Publish and subscribe, and look after the brokers that do it
 #[derive(Debug, Parser)]
