@@ -36,6 +36,10 @@ operator() {
     cargo test -p pubsub-tests --test operator -- --ignored 2>&1 | tee -a "$log"
 }
 
+clients() {
+    scripts/clients.sh 2>&1 | tee -a "$log"
+}
+
 rustdoc() {
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 }
@@ -58,6 +62,7 @@ if [ "${1:-}" != lint ]; then
     stage tests tests
     stage "Kubernetes API" kubernetes_api
     stage operator operator
+    stage clients clients
     totals=$(awk '/^test result:/ { passed += $4; failed += $6 } END { printf "%d passed, %d failed", passed, failed }' "$log")
 fi
 
