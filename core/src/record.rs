@@ -278,7 +278,9 @@ fn frame_end(bytes: &[u8], at: usize) -> Option<usize> {
     let end = at.checked_add(4)?.checked_add(u32_at(bytes, at) as usize)?;
     let parts = u64::from(u32_at(bytes, at + 13)) + u64::from(u32_at(bytes, at + 17)) + FRAME_BYTES as u64;
     let kind = bytes[at + 12];
-    let known = kind & !(KIND_HAS_KEY | 3) == 0 && kind & 3 != 3;
+    // A key that is not there must have no bytes: no reader would see them, and no limit would count them.
+    let keyed = kind & KIND_HAS_KEY != 0 || u32_at(bytes, at + 13) == 0;
+    let known = kind & !(KIND_HAS_KEY | 3) == 0 && kind & 3 != 3 && keyed;
     (end <= bytes.len() && at as u64 + parts <= end as u64 && known).then_some(end)
 }
 

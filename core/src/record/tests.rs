@@ -135,3 +135,11 @@ fn a_base_timestamp_that_a_client_made_up_can_be_read() {
     let batch = Batch::decode(Bytes::from(signed(bytes))).unwrap();
     assert_eq!(batch.records().map(|record| record.timestamp_ms).collect::<Vec<_>>(), [i64::MAX]);
 }
+
+#[test]
+fn a_key_that_is_not_there_hides_no_bytes() {
+    let mut bytes = valid(&[(Some(b"hidden".to_vec()), b"1".to_vec(), 1)]);
+    bytes[HEADER_BYTES + 12] &= !KIND_HAS_KEY;
+    let refused = Batch::decode(Bytes::from(signed(bytes)));
+    assert!(matches!(refused, Err(BatchError::Frame { frame: 0 })), "{refused:?}");
+}
