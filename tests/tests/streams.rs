@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 static CLUSTER: Shared = Shared::new(Settings::default);
+/// A cluster whose brokers are killed.
+static BROKEN: Shared = Shared::new(Settings::default);
 /// A broker whose streams no other test opens.
 static ONE: Shared = Shared::new(|| Settings { brokers: 1, voters: vec![1], ..Settings::default() });
 
@@ -112,7 +114,7 @@ fn partitions_of(event: &Event) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_goes_on_at_another_broker_without_gap_or_duplicate() {
     let _alone = alone().await;
-    let cluster = CLUSTER.exclusive().await;
+    let cluster = BROKEN.exclusive().await;
     let topic = Topic::create(&cluster, 1, "moved", "rf=3&partitions=3").await;
     let group = unique("g");
     let query = format!("group_id={group}&consumer_id=one");
@@ -146,8 +148,7 @@ async fn a_member_goes_on_at_another_broker_without_gap_or_duplicate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_a_group_share_partitions_and_a_standby_takes_over() {
-    let _alone = alone().await;
-    let cluster = CLUSTER.exclusive().await;
+    let cluster = CLUSTER.get().await;
     let topic = Topic::create(&cluster, 1, "shared", "rf=3&partitions=2").await;
     let group = unique("g");
     let query = |name: &str| format!("group_id={group}&consumer_id={name}");
