@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help operator run setup test lint fmt docs unit sim model process chart helm chaos bench image kind-up kind-test kind-down clean
+.PHONY: help operator clients run setup test lint fmt docs unit sim model process chart helm chaos bench image kind-up kind-test kind-down clean
 
 # Shared by all checkouts of a machine, so that a fresh clone builds fast.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/pubsub/target
@@ -74,6 +74,9 @@ process: ## Run the tests that start real processes
 operator: ## Test the operator against a real Kubernetes API
 	cargo build --workspace --bins
 	cargo test -p pubsub-tests --test operator -- --include-ignored
+
+clients: ## Install the Python and the JavaScript client, and test them against real brokers
+	@scripts/clients.sh
 
 chart: helm ## Render the chart in all variants and check what comes out
 	cargo test -p pubsub-tests --test chart

@@ -13,10 +13,7 @@ fi
 if command -v helm; then
     exit 0
 fi
-if ! command -v go >/dev/null; then
-    printf 'helm: neither helm nor Go is on the PATH. Install one of them: https://helm.sh/docs/intro/install or https://go.dev/dl\n' >&2
-    exit 1
-fi
+PATH=$("$(dirname "$0")/go.sh"):$PATH
 printf 'helm: building helm %s, once for this machine\n' "$version" >&2
 mkdir -p "$bin"
 GOBIN=$bin GOFLAGS=-trimpath CGO_ENABLED=0 go install "helm.sh/helm/v3/cmd/helm@$version"

@@ -28,36 +28,27 @@ say() {
     printf 'image: %s\n' "$*" >&2
 }
 
-packages=(-p pubsub-cli)
-programs=(pubsub)
-if [ -f operator/Cargo.toml ]; then
-    packages+=(-p pubsub-operator)
-    programs+=(pubsub-operator)
-fi
 start=$SECONDS
-cargo build --quiet --profile "$profile" --target "$triple" "${packages[@]}" --bins
-say "programs built in $((SECONDS - start)) s"
+cargo build --quiet --profile "$profile" --target "$triple" -p pubsub-cli --features operator
+say "program built in $((SECONDS - start)) s"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$output" "$work/files/etc" "$work/archive"
-for program in "${programs[@]}"; do
-    install -m 755 "$target/$triple/$profile/$program" "$work/files/$program"
+install -m 755 "$target/$triple/$profile/pubsub" "$work/files/pubsub"
+# It is the other programs too, by the name that it is called by.
+for program in broker discovery operator; do
+    ln -s pubsub "$work/files/pubsub-$program"
 done
-# `pubsub` is the broker and discovery too, by the name that it is called by.
-ln -s pubsub "$work/files/pubsub-broker"
-ln -s pubsub "$work/files/pubsub-discovery"
 install -m 644 LICENSE "$work/files/LICENSE"
 # Without it the C library would ask the name server for names that /etc/hosts holds.
 printf 'hosts: files dns\n' >"$work/files/etc/nsswitch.conf"
 chmod 755 "$work/files" "$work/files/etc"
-for program in "${programs[@]}"; do
-    # A program that needs a loader would not start in an empty file system.
-    if readelf -l "$work/files/$program" | grep -q INTERP; then
-        say "$program is not static"
-        exit 1
-    fi
-done
+# A program that needs a loader would not start in an empty file system.
+if readelf -l "$work/files/pubsub" | grep -q INTERP; then
+    say "the program is not static"
+    exit 1
+fi
 
 pack() {
     tar --sort=name --format=ustar --mtime="@$epoch" --owner=0 --group=0 --numeric-owner -C "$1" -cf "$2" .
@@ -82,15 +73,14 @@ mv "$archive.part" "$archive"
 
 size=$(stat -c %s "$work/archive/layer.tar")
 say "$image is sha256:$config, $((size / 1000)) kB"
-for program in "${programs[@]}"; do
-    say "  $program $(($(stat -c %s "$work/files/$program") / 1000)) kB"
-done
 if [ "$size" -gt "$bytes_max" ]; then
     say "more than $((bytes_max / 1000)) kB"
     exit 1
 fi
 if docker info >/dev/null 2>&1; then
     docker load --quiet --input "$archive" >&2
+    # What had this name before has none now.
+    docker image prune --force --filter label=org.opencontainers.image.title=pubsub >/dev/null
 else
     say "Docker does not answer, so the image is only in $archive"
 fi

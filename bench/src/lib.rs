@@ -28,8 +28,8 @@ pub struct Args {
     /// What to do.
     #[arg(value_enum)]
     mode: Mode,
-    /// Client URL of a broker; the leader of the topic is asked for and used, unless --spread.
-    #[arg(long, default_value = "http://127.0.0.1:8081")]
+    /// Client URL of a broker, the first of a list; the leader of the topic is asked for and used, unless --spread.
+    #[arg(long, env = "PUBSUB_BROKERS", default_value = "http://127.0.0.1:8081")]
     brokers: String,
     /// The topic; it must exist.
     #[arg(long, default_value = "bench")]
@@ -80,7 +80,8 @@ struct Plan {
 /// When no broker answers, the topic does not exist, or nothing succeeded.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     ensure!(args.seconds <= 300 && args.clients <= 1_024, "at most 300 seconds and 1024 clients");
-    let base = if args.spread { args.brokers.clone() } else { leader(&args).await? };
+    let first = args.brokers.split(',').next().unwrap_or_default().trim().trim_end_matches('/');
+    let base = if args.spread { first.to_owned() } else { leader(first, &args.topic).await? };
     let address =
         base.strip_prefix("http://").context("the broker's URL must start with http://")?.to_owned();
     let plan = Arc::new(plan(&args)?);
@@ -108,12 +109,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn leader(args: &Args) -> anyhow::Result<String> {
-    let address = args.brokers.strip_prefix("http://").context("the broker's URL must start with http://")?;
+async fn leader(broker: &str, topic: &str) -> anyhow::Result<String> {
+    let address = broker.strip_prefix("http://").context("the broker's URL must start with http://")?;
     let connection = Connection::open(address, false).await?;
     let (status, body) =
-        connection.send("GET", &format!("/replicas/{}", args.topic), "text/plain", Bytes::new()).await?;
-    ensure!(status == 200, "{} answered {status}: does topic {:?} exist?", args.brokers, args.topic);
+        connection.send("GET", &format!("/replicas/{topic}"), "text/plain", Bytes::new()).await?;
+    ensure!(status == 200, "{broker} answered {status}: does topic {topic:?} exist?");
     let replicas: serde_json::Value = serde_json::from_slice(&body)?;
     let owner = &replicas["owner"];
     let listed = replicas["replicas"].as_array().context("no replicas listed")?;

@@ -22,7 +22,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
     /// Show the brokers, whether each is ready, and whom each takes for the controller
-    #[command(after_help = "Exit code 1 means that a broker is silent or not ready, or that they disagree.")]
+    #[command(
+        after_help = "Examples:\n  pubsub cluster status\n  pubsub cluster status -o json\n\nExit code 1 means that a broker is silent or not ready, or that they disagree."
+    )]
     Status {
         #[command(flatten)]
         output: OutputArgs,

@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Subcommand)]
 pub(crate) enum GroupCommand {
     /// List consumer groups
+    #[command(after_help = "Examples:\n  pubsub group list\n  pubsub group list -o json")]
     List {
         #[command(flatten)]
         output: OutputArgs,
@@ -37,6 +38,7 @@ pub(crate) enum GroupCommand {
                             pubsub group reset billing --to 2026-05-01T00:00:00Z --dry-run")]
     Reset(reset::ResetArgs),
     /// Delete a group without members, and its positions
+    #[command(after_help = "Example:\n  pubsub group delete billing")]
     Delete {
         /// Its name
         group: String,

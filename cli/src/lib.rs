@@ -15,7 +15,6 @@ mod subscribe;
 mod topic;
 
 use args::{Cli, Command};
-use clap::{CommandFactory, Parser};
 use exit::Failure;
 use programs::Program;
 use std::process::ExitCode;
@@ -26,7 +25,7 @@ pub fn main() -> ExitCode {
     let program = args.next().as_deref().and_then(Program::called);
     let outcome = match program {
         Some(program) => program.run(args.collect()),
-        None => run(Cli::parse()),
+        None => run(args::parse()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,7 +38,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::RunBroker { args } => Program::Broker("pubsub run-broker").run(args),
         Command::RunDiscovery { args } => Program::Discovery("pubsub run-discovery").run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "pubsub", &mut std::io::stdout().lock());
+            clap_complete::generate(shell, &mut args::command(), "pubsub", &mut std::io::stdout().lock());
             Ok(())
         }
         command => {
@@ -62,6 +61,9 @@ async fn command_of(command: Command) -> Result<(), Failure> {
         Command::Group(command) => group::run(command).await,
         Command::Cluster(command) => cluster::run(command).await,
         Command::Check(args) => check::run(args).await,
+        Command::Bench(args) => {
+            pubsub_bench::run(args).await.map_err(|error| Failure::local(format!("{error:#}")))
+        }
         Command::Completions { .. } | Command::RunBroker { .. } | Command::RunDiscovery { .. } => {
             unreachable!("answered before a runtime is made")
         }

@@ -11,6 +11,9 @@ pub(crate) enum Program {
     Broker(&'static str),
     /// The discovery service.
     Discovery(&'static str),
+    /// The operator for Kubernetes.
+    #[cfg(feature = "operator")]
+    Operator(&'static str),
 }
 
 impl Program {
@@ -19,6 +22,8 @@ impl Program {
         match Path::new(name).file_name()?.to_str()? {
             "pubsub-broker" => Some(Self::Broker("pubsub-broker")),
             "pubsub-discovery" => Some(Self::Discovery("pubsub-discovery")),
+            #[cfg(feature = "operator")]
+            "pubsub-operator" => Some(Self::Operator("pubsub-operator")),
             _ => None,
         }
     }
@@ -28,6 +33,8 @@ impl Program {
         finish(match self {
             Self::Broker(name) => pubsub_broker::cli_main(named(name, args)),
             Self::Discovery(name) => pubsub_discovery::cli_main(named(name, args)),
+            #[cfg(feature = "operator")]
+            Self::Operator(name) => pubsub_operator::cli_main(named(name, args)),
         })
     }
 }

@@ -31,6 +31,7 @@ pub(crate) enum TopicCommand {
     )]
     CreateAll(batch::CreateAllArgs),
     /// List topics with their leaders and in-sync replicas
+    #[command(after_help = "Examples:\n  pubsub topic list\n  pubsub topic list --internal -o json")]
     List {
         /// Also list Pubsub's own topics
         #[arg(long)]
@@ -41,6 +42,9 @@ pub(crate) enum TopicCommand {
         connection: Connection,
     },
     /// Show one topic: settings, and every partition's replicas
+    #[command(
+        after_help = "Examples:\n  pubsub topic describe demo-topic\n  pubsub topic describe demo-topic -o json"
+    )]
     Describe {
         /// Its name
         name: String,
@@ -63,6 +67,9 @@ pub(crate) enum TopicCommand {
                             pubsub topic elect events --partition 2 --unclean --yes-lose-records")]
     Elect(elect::ElectArgs),
     /// Delete a topic and all of its records
+    #[command(
+        after_help = "Examples:\n  pubsub topic delete demo-topic\n  pubsub topic delete demo-topic --if-empty --yes"
+    )]
     Delete {
         /// Its name
         name: String,

@@ -34,6 +34,7 @@ pub mod retry;
 pub mod transport;
 
 use admin::Admin;
+use brokers::InvalidBroker;
 use consumer::{ConsumeError, Consumer, ConsumerConfig};
 use producer::{BatchProducer, Producer, ProducerConfig};
 use transport::{ConnectError, Transport, TransportConfig};
@@ -59,6 +60,14 @@ impl Client {
     /// See [`ConnectError`].
     pub fn with_config<S: AsRef<str>>(brokers: &[S], config: TransportConfig) -> Result<Self, ConnectError> {
         Ok(Self { transport: Transport::new(brokers, config)? })
+    }
+
+    /// Returns a client that shares connections but asks only the broker at this address.
+    ///
+    /// # Errors
+    /// When it is no broker's address.
+    pub fn only(&self, broker: &str) -> Result<Self, InvalidBroker> {
+        Ok(Self { transport: self.transport.only(broker)? })
     }
 
     /// Returns what sends the requests.

@@ -46,10 +46,10 @@ pub struct Brokers {
 }
 
 impl Brokers {
-    /// Starts the task that looks; it ends with `stop`.
-    pub fn start(client: Client, stop: CancellationToken) -> Self {
+    /// Starts the task that looks, with a client of its own that does not wait for long; it ends with `stop`.
+    pub fn start(client: Client, looks: Client, stop: CancellationToken) -> Self {
         let (asks, inbox) = mpsc::channel(ASKS_MAX);
-        let looker = Looker { client: client.clone(), cluster: None };
+        let looker = Looker { client: looks, cluster: None };
         tokio::spawn(stop.run_until_cancelled_owned(looker.run(inbox)));
         Self { client, asks }
     }
@@ -251,6 +251,8 @@ impl Looker {
             return Ok(Arc::clone(facts));
         }
         let list = self.client.admin().brokers().await?;
+        // One address may lead to all of them, but also to one that has just vanished.
+        self.client.transport().learn(list.brokers.iter().map(|broker| &broker.api_base));
         let metadata: Metadata = self.client.transport().json(Request::get("/metadata")).await?;
         let facts = Arc::new(Observed {
             topic: None,

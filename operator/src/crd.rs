@@ -22,9 +22,6 @@ pub const FINALIZER: &str = "pubsub.dev/topic";
 /// Partitions that the status describes; of topics with more it says `truncated`.
 pub const STATUS_PARTITIONS_MAX: usize = 64;
 
-/// Words that YAML 1.1 takes for booleans and YAML 1.2 does not, as far as a resource might use them.
-const BOOLEANS: [&str; 6] = ["On", "Off", "Yes", "No", "Y", "N"];
-
 /// A topic that the brokers shall have.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -104,7 +101,7 @@ pub struct TopicSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "byte_size_schema")]
     pub max_record_bytes: Option<ByteSize>,
-    /// Whether records must be encrypted at rest. Inherit takes what the brokers do. Required can't be taken back. Off is written in quotes, because YAML takes the bare word for a boolean.
+    /// Whether records must be encrypted at rest. Inherit takes what the brokers do. Required can't be taken back.
     #[serde(default)]
     pub encryption: Encryption,
     /// Whether a replica that lacks acknowledged records may lead when no other is left: available again, with records lost.
@@ -165,7 +162,7 @@ pub enum Encryption {
     /// The topic is refused where a broker does not encrypt.
     Required,
     /// The topic is refused where a broker encrypts.
-    Off,
+    Disabled,
 }
 
 /// What to do with a topic that was there first and that no `Topic` owns.
@@ -340,18 +337,7 @@ pub fn definition() -> CustomResourceDefinition {
 /// # Errors
 /// None that was ever seen: the definition is a tree of plain values.
 pub fn yaml() -> Result<String, serde_yaml::Error> {
-    let text = serde_yaml::to_string(&definition())?;
-    Ok(text.lines().map(|line| format!("{}\n", quoted(line))).collect())
-}
-
-/// Quotes an element of a list that readers of YAML 1.1, as `kubectl` is one, would take for a boolean.
-fn quoted(line: &str) -> String {
-    match line.split_once("- ") {
-        Some((indent, word)) if indent.trim().is_empty() && BOOLEANS.contains(&word) => {
-            format!("{indent}- '{word}'")
-        }
-        Some(_) | None => line.to_owned(),
-    }
+    serde_yaml::to_string(&definition())
 }
 
 #[cfg(test)]
@@ -467,10 +453,14 @@ mod tests {
 
     #[test]
     fn no_word_of_the_definition_is_a_boolean_to_older_readers() {
-        assert_eq!(quoted("    - Off"), "    - 'Off'");
-        assert_eq!(quoted("- Offer"), "- Offer");
-        assert_eq!(quoted("a: b - No"), "a: b - No");
-        assert!(yaml().unwrap().contains("- 'Off'\n"));
+        // `kubectl` reads YAML 1.1, where these bare words are no text.
+        const BOOLEANS: [&str; 6] = ["on", "off", "yes", "no", "y", "n"];
+        let yaml = yaml().unwrap();
+        let words = yaml.lines().filter_map(|line| line.trim_start().strip_prefix("- "));
+        let mut words: Vec<_> = words.map(|word| word.trim_matches(['\'', '"']).to_lowercase()).collect();
+        assert!(words.iter().any(|word| word == "disabled"), "the elements of lists were looked at");
+        words.retain(|word| BOOLEANS.contains(&word.as_str()));
+        assert!(words.is_empty(), "these need quotes whenever somebody writes them: {words:?}");
     }
 
     #[test]

@@ -56,8 +56,8 @@ pub struct Metrics {
     pub released: Family<CauseLabel, Counter>,
     /// Whether this operator holds the Lease.
     pub leading: Gauge,
-    /// Whether the event feed of the brokers is connected.
-    pub feed_connected: Gauge,
+    /// Brokers whose event feed is heard.
+    pub feeds_heard: Gauge,
     /// Status writes.
     pub status_writes: Counter,
 }
@@ -76,7 +76,7 @@ impl Default for Metrics {
             drifts: Counter::default(),
             released: Family::default(),
             leading: Gauge::default(),
-            feed_connected: Gauge::default(),
+            feeds_heard: Gauge::default(),
             status_writes: Counter::default(),
         };
         metrics.register();
@@ -107,8 +107,7 @@ impl Metrics {
         let help = "Deleted Topics that were let go although their topic may still be there";
         registry.register("topics_released", help, self.released.clone());
         registry.register("leading", "Whether this operator holds the Lease", self.leading.clone());
-        let help = "Whether the brokers' event feed is connected";
-        registry.register("feed_connected", help, self.feed_connected.clone());
+        registry.register("feeds_heard", "Brokers whose event feed is heard", self.feeds_heard.clone());
         registry.register("status_writes", "Writes of a Topic's status", self.status_writes.clone());
     }
 

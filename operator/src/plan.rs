@@ -191,10 +191,10 @@ fn supported(spec: &TopicSpec, observed: &Observed) -> Result<Desired, String> {
                 unlike(true)
             ));
         }
-        Encryption::Off if observed.brokers.iter().any(|broker| broker.sealed == Some(true)) => {
-            return Err("encryption is Off, and the brokers encrypt all records; use Inherit".to_owned());
+        Encryption::Disabled if observed.brokers.iter().any(|broker| broker.sealed == Some(true)) => {
+            return Err("encryption is Disabled, and the brokers encrypt all records; use Inherit".to_owned());
         }
-        Encryption::Off => {}
+        Encryption::Disabled => {}
     }
     Desired::of(spec)
 }

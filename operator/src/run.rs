@@ -23,6 +23,9 @@ use tracing::{info, warn};
 
 /// For how long a request to the brokers is tried again: the queue tries again after that, and has others to look after.
 const BROKER_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest wait for what a broker has, and for a connection to it: another one may know as well.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+const LOOK_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Events of the feed that wait for the loop.
 const FEED_MAX: usize = 256;
 
@@ -42,6 +45,12 @@ pub(crate) async fn run(config: Config, stop: CancellationToken) -> anyhow::Resu
     let config = Arc::new(config);
     let kube = kubernetes().await?;
     let client = Client::with_config(&config.brokers, transport(&config)).context("read PUBSUB_BROKERS")?;
+    let looks = TransportConfig {
+        answer_timeout: LOOK_TIMEOUT,
+        connect_timeout: LOOK_CONNECT_TIMEOUT,
+        ..transport(&config)
+    };
+    let looks = Client::with_config(&config.brokers, looks).context("read PUBSUB_BROKERS")?;
     let place = &config.place;
     let mut lease =
         LeaseLock::new(kube.clone(), &place.namespace, &place.lease, &place.identity, config.lease_duration);
@@ -50,7 +59,7 @@ pub(crate) async fn run(config: Config, stop: CancellationToken) -> anyhow::Resu
     let context = Arc::new(Context {
         recorder: Recorder::new(kube.clone(), reporter),
         kube,
-        brokers: Brokers::start(client.clone(), served.clone()),
+        brokers: Brokers::start(client.clone(), looks, served.clone()),
         metrics: Arc::clone(&metrics),
         config: Arc::clone(&config),
     });
@@ -103,5 +112,5 @@ async fn act(
     lost.cancel();
     // It was told to end, and a listener that panicked has nothing to say either.
     let _ = listener.await;
-    context.metrics.feed_connected.set(0);
+    context.metrics.feeds_heard.set(0);
 }

@@ -2,7 +2,7 @@
 # cluster.sh up        makes everything that a kind cluster needs, then the cluster; keeps one that is already up
 # cluster.sh load      loads the image into every node
 # cluster.sh escaped   prints how many packets of the cluster tried to leave this machine and were refused
-# cluster.sh down      removes the cluster
+# cluster.sh down      removes the cluster, also one that is half made, and what no other cluster needs
 # PUBSUB_KIND_CLUSTER (pubsub) names it, PUBSUB_NODE_IMAGE takes a stock node image and the kind, kubectl and helm of the PATH,
 # PUBSUB_KIND_HERMETIC=0 lets the cluster's packets leave this machine.
 set -euo pipefail
@@ -50,8 +50,18 @@ usable() {
     [ "$nodes" = "True True True True" ]
 }
 
+# By what the kind program writes on its containers, so that it takes neither that program nor a whole cluster.
 remove() {
-    kind delete cluster -q --name "$cluster"
+    local containers
+    containers=$(docker ps -aq --filter "label=io.x-k8s.kind.cluster=$cluster")
+    # shellcheck disable=SC2086 # one word each
+    [ -z "$containers" ] || docker rm -f -v $containers >/dev/null
+    rm -f "$kubeconfig"
+    if docker network inspect "$network" >/dev/null 2>&1; then
+        # Another cluster may be in it.
+        docker network rm "$network" >/dev/null 2>&1 || return 0
+    fi
+    while as_root iptables -w -D "${rule[@]}" 2>/dev/null; do :; done
 }
 
 create() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # docker.sh up     makes sure that a Docker daemon answers and can run a privileged container; starts one where none answers
-# docker.sh down   stops the daemon that `up` started, and no other
+# docker.sh down   stops the daemon that `up` started, and no other, unless it has containers left
 # Exit code 2 says that this machine can't run containers.
 set -euo pipefail
 source "$(dirname "$0")/steps.sh"
@@ -44,8 +44,9 @@ start() {
         install -m 755 "$kind_directory/runc-lesscaps" "$state/runc-lesscaps"
         runtime=(--add-runtime "lesscaps=$state/runc-lesscaps" --default-runtime lesscaps)
     fi
+    # It outlives the scripts, so it must not hold their locks (8 and 9).
     setsid nohup dockerd "${runtime[@]}" --data-root "$state/data" --exec-root /run/pubsub-docker --pidfile "$pid_file" \
-        --storage-driver overlay2 --log-level warn >>"$state/dockerd.log" 2>&1 </dev/null &
+        --storage-driver overlay2 --log-level warn >>"$state/dockerd.log" 2>&1 </dev/null 8>&- 9>&- &
     wait_until 60 "an answer of dockerd" docker info || {
         tail -c 2000 "$state/dockerd.log" >&2
         return 1
@@ -88,6 +89,10 @@ down() {
     local pid
     pid=$(cat "$pid_file" 2>/dev/null) || return 0
     grep -qs dockerd "/proc/$pid/comm" || return 0
+    [ -z "$(docker ps -q)" ] || {
+        say "the docker daemon stays: it has containers"
+        return 0
+    }
     kill "$pid"
     wait_until 90 "the end of dockerd" ended "$pid"
 }

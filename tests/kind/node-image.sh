@@ -32,6 +32,12 @@ fi
 [ "$(id -u)" = 0 ] || fail "Building a node image needs root. With PUBSUB_NODE_IMAGE=kindest/node:$kubernetes a stock one is pulled instead."
 [ -x "$bin/coredns" ] || fail "The cluster's programs are missing: run programs.sh first."
 
+# What a build left that was killed.
+for left in "$cache"/node-image.*; do
+    [ -d "$left" ] || continue
+    pid=$(cat "$left/containerd.pid" 2>/dev/null) && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$left" && kill "$pid"
+    rm -rf "$left"
+done
 work=$(mktemp -d "$cache/node-image.XXXXXX")
 tree=$work/tree
 images=()
@@ -173,8 +179,9 @@ node_files() {
 fill_store() {
     printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' >"$work/containerd.toml"
     containerd --config "$work/containerd.toml" --root "$tree/var/lib/containerd" --state "$work/state" --address "$work/socket" \
-        >"$work/containerd.log" 2>&1 &
+        >"$work/containerd.log" 2>&1 8>&- 9>&- &
     containerd_pid=$!
+    echo "$containerd_pid" >"$work/containerd.pid"
     wait_until 20 "an answer of containerd" ctr -a "$work/socket" version
     docker save "${images[@]}" | ctr -a "$work/socket" -n k8s.io images import --no-unpack - >"$work/import.log"
     kill "$containerd_pid"

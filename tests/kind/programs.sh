@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/steps.sh"
 
 cd "$kind_directory/programs"
-command -v go >/dev/null || fail "Go is missing; it compiles Kubernetes. Install it from https://go.dev/dl and run this again."
+PATH=$("$root/scripts/go.sh"):$PATH
 export CGO_ENABLED=0
 
 version_of() {

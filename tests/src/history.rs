@@ -205,6 +205,8 @@ pub struct History {
     pub standings: Vec<Standing>,
     /// Those of one topic in their order.
     pub changes: Vec<AdminChange>,
+    /// Brokers that were emptied and stayed so.
+    pub drained: BTreeSet<u32>,
     /// Controller epochs, and who said to be controller in them.
     pub claims: BTreeSet<(u64, u32)>,
     /// In order of time.
@@ -221,6 +223,7 @@ impl History {
         self.commits.extend(other.commits);
         self.standings.extend(other.standings);
         self.changes.extend(other.changes);
+        self.drained.extend(other.drained);
         self.claims.extend(other.claims);
         self.faults.extend(other.faults);
         self.noticed.extend(other.noticed);

@@ -4,8 +4,10 @@
 pub mod job;
 pub mod node;
 pub mod objects;
+pub mod process;
 pub mod release;
 pub mod topics;
+pub mod witness;
 
 use anyhow::{Context, bail};
 use serde_json::Value;

@@ -429,3 +429,20 @@ async fn topics_of_a_file_are_created_guarded_and_followed_by_what_happens_to_th
     let deletion = ["topic", "delete", one.as_str(), "--yes", "--if-empty", "--owner-uid", "u1"];
     assert_success(&run(&cluster, &deletion).await);
 }
+
+#[tokio::test]
+async fn bench_measures_with_one_line_of_json() {
+    let cluster = CLUSTER.get().await;
+    let topic = unique("bench");
+    assert_success(&run(&cluster, &["topic", "create", &topic, "--rf", "3"]).await);
+    for mode in ["publish", "bulk", "poll"] {
+        let output =
+            run(&cluster, &["bench", mode, "--topic", &topic, "--clients", "2", "--seconds", "1"]).await;
+        assert_success(&output);
+        let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(figures.as_object().is_some_and(|members| !members.is_empty()), "{mode}: {figures}");
+    }
+    let missing = run(&cluster, &["bench", "publish", "--topic", "no-such-topic"]).await;
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("does topic"), "{}", text(&missing.stderr));
+}

@@ -21,7 +21,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("broker", &["core", "client"]),
     ("discovery", &["core", "client"]),
     ("operator", &["core", "client"]),
-    ("cli", &["core", "client", "broker", "discovery"]),
+    ("cli", &["core", "client", "broker", "discovery", "bench"]),
     ("bench", &["core"]),
     ("tests", &["core", "client", "broker", "discovery", "operator", "cli"]),
 ];
@@ -194,6 +194,7 @@ fn every_path_on_the_map_exists() {
     let tops = [
         "core/",
         "client/",
+        "clients/",
         "broker/",
         "discovery/",
         "operator/",

@@ -286,14 +286,14 @@ fn encryption_is_judged_by_what_every_broker_says() {
         observed
     };
     let (yes, no) = (Some(true), Some(false));
-    use Encryption::{Inherit, Off, Required};
+    use Encryption::{Disabled, Inherit, Required};
     for (encryption, sealed, fits) in [
         (Inherit, [yes, no, None], true),
         (Required, [yes, yes, yes], true),
         (Required, [yes, yes, no], false),
         (Required, [yes, yes, None], false),
-        (Off, [no, no, None], true),
-        (Off, [no, no, yes], false),
+        (Disabled, [no, no, None], true),
+        (Disabled, [no, no, yes], false),
     ] {
         let plan = planned(&TopicSpec { encryption, ..spec() }, &claim(), &brokers(sealed));
         assert_eq!(objection(&plan).is_none(), fits, "{encryption:?} {sealed:?}: {plan:?}");

@@ -164,6 +164,7 @@ async fn leave(world: &World, id: u32) -> anyhow::Result<()> {
         if answer["state"] == "drained" { Ok(()) } else { bail!("{answer}") }
     })
     .await?;
+    world.drained(id);
     world.progress().await?;
     world.fault(format!("SIGTERM broker {id}, which holds nothing"), Some("SIGTERM of a drained broker"));
     world.cluster.sigterm(id).await?;

@@ -219,6 +219,11 @@ impl World {
         self.own().notes.push(what);
     }
 
+    /// Notes that a broker holds nothing any more, for good.
+    pub fn drained(&self, broker: u32) {
+        self.own().history.drained.insert(broker);
+    }
+
     /// Notes a broken rule.
     pub fn violate(&self, rule: Rule, what: impl Into<String>) {
         self.own().history.noticed.push(Violation::of(rule, what));

@@ -21,12 +21,16 @@ pub async fn control_plane_address() -> anyhow::Result<String> {
     address.map(str::to_owned).with_context(|| format!("no address in {addresses:?}"))
 }
 
-/// Takes a node's power away and waits until the cluster has noticed.
+/// Takes a node's power away.
 ///
 /// # Panics
 /// When it can't be stopped.
-pub async fn stop(node: &str) {
+pub async fn cut(node: &str) {
     Call::of("docker", ["kill", node]).run().await.expect("the node can be stopped");
+}
+
+/// Waits until the cluster has noticed that a node does not answer.
+pub async fn wait_lost(node: &str) {
     wait_ready(node, "Unknown").await;
 }
 
@@ -37,6 +41,20 @@ pub async fn stop(node: &str) {
 pub async fn start(node: &str) {
     Call::of("docker", ["start", node]).run().await.expect("the node can be started");
     wait_ready(node, "True").await;
+}
+
+/// Starts whatever nodes do not run.
+///
+/// # Panics
+/// When one can't be started.
+pub async fn start_all() {
+    let names = kubectl(["get", "nodes", "-o", "name"]).run().await.expect("a list of nodes");
+    for node in names.lines().map(|name| name.trim_start_matches("node/")) {
+        let running = Call::of("docker", ["inspect", "-f", "{{.State.Running}}", node]).run().await;
+        if running.expect("the node is a container").trim() != "true" {
+            start(node).await;
+        }
+    }
 }
 
 async fn wait_ready(node: &str, wanted: &str) {

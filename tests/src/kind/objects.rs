@@ -86,9 +86,16 @@ impl Namespace {
     /// # Panics
     /// When it does not come true by the deadline.
     pub async fn wait(&self, object: &str, condition: &str, deadline: Duration) {
-        let (condition, timeout) = (format!("--for={condition}"), format!("{}s", deadline.as_secs()));
-        let call = self.call(["wait", &condition, object, "--timeout", &timeout]);
-        call.within(deadline + Duration::from_secs(10)).run().await.expect("the condition comes true");
+        let (start, condition) = (Instant::now(), format!("--for={condition}"));
+        loop {
+            let left = deadline.saturating_sub(start.elapsed()).max(Duration::from_secs(1));
+            let timeout = format!("{}s", left.as_secs());
+            let call = self.call(["wait", &condition, object, "--timeout", &timeout]);
+            let Err(error) = call.within(left + Duration::from_secs(10)).run().await else { return };
+            // It begins with a list that may be older than the object, and ends if the object is not in it.
+            let too_early = format!("{error:#}").contains("(NotFound)") && self.has(object).await;
+            assert!(too_early && start.elapsed() < deadline, "{object}: {condition}: {error:#}");
+        }
     }
 
     /// Waits until a StatefulSet or Deployment is as it should be.

@@ -200,6 +200,19 @@ impl Release {
         }
     }
 
+    /// Returns whether the brokers have a topic.
+    ///
+    /// # Errors
+    /// When they don't say.
+    pub async fn has_topic(&self, name: &str) -> anyhow::Result<bool> {
+        let answer = Http::new().get(&format!("{}/admin/topics/{name}", self.url(1))).await?;
+        match answer.status {
+            200 => Ok(true),
+            404 => Ok(false),
+            _ => bail!("{answer}"),
+        }
+    }
+
     /// Returns the controller, once all brokers agree on it.
     pub async fn controller(&self) -> u32 {
         let http = Http::new();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How long the operator may take to make true what an object says.
-pub const OPERATOR_DEADLINE: Duration = Duration::from_secs(60);
+pub const OPERATOR_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Returns a Topic object.
 pub fn object(name: &str, spec: &Value) -> Value {
@@ -99,6 +99,15 @@ impl<'a> TopicObject<'a> {
         eventually(&format!("{field} of {} is {value}", self.name), OPERATOR_DEADLINE, async || {
             let object = self.get().await?;
             if object["status"][field] == *value { Ok(()) } else { bail!("{}", object["status"]) }
+        })
+        .await;
+    }
+
+    /// Waits until a column of `kubectl get topics` shows something.
+    pub async fn wait_cell(&self, column: &str, cell: &str) {
+        eventually(&format!("{column} of {} shows {cell}", self.name), OPERATOR_DEADLINE, async || {
+            let row = self.row().await?;
+            if row.cell(column) == cell { Ok(()) } else { bail!("{row:?}") }
         })
         .await;
     }

@@ -43,7 +43,7 @@ async fn specs_that_could_never_work_are_refused_with_what_would_be_right() {
     }
     for good in [
         json!({"maxRecordBytes": 1024, "retention": {"duration": "1d12h", "bytesPerPartition": "10Gi"}}),
-        json!({"topicName": "Some.Name_with-all", "encryption": "Off"}),
+        json!({"topicName": "Some.Name_with-all", "encryption": "Disabled"}),
         json!({"minInSyncReplicas": 2}),
     ] {
         space.apply(&format!("good-{}", good.to_string().len()), &good).await.unwrap();
@@ -64,11 +64,11 @@ async fn changes_that_would_lose_something_are_refused() {
         (
             "downgrade",
             json!({"encryption": "Required"}),
-            json!({"encryption": "Off"}),
+            json!({"encryption": "Disabled"}),
             Some("stays Required"),
         ),
         ("loosen", json!({"encryption": "Required"}), json!({}), Some("stays Required")),
-        ("tighten", json!({"encryption": "Off"}), json!({"encryption": "Required"}), None),
+        ("tighten", json!({"encryption": "Disabled"}), json!({"encryption": "Required"}), None),
     ];
     for (name, before, after, refused) in cases {
         space.apply(name, &before).await.unwrap();

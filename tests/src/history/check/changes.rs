@@ -34,11 +34,17 @@ impl State {
         next
     }
 
-    fn fits(&self, found: Option<&TopicEnding>) -> bool {
+    /// Brokers that were `drained` hold nothing; what they held is on others then, which may be any.
+    fn fits(&self, found: Option<&TopicEnding>, drained: &BTreeSet<u32>) -> bool {
         let Some(found) = found else { return !self.exists };
+        let there = |broker: &u32, wanted: bool| {
+            let holds = found.replicas.contains(broker);
+            holds == wanted || drained.contains(broker) || (holds && !drained.is_empty())
+        };
         self.exists
             && self.mark == found.mark
-            && self.replicas.iter().all(|(broker, holds)| found.replicas.contains(broker) == *holds)
+            && found.replicas.is_disjoint(drained)
+            && self.replicas.iter().all(|(broker, wanted)| there(broker, *wanted))
     }
 }
 
@@ -53,7 +59,7 @@ pub(super) fn check(history: &History, ending: &Ending) -> Vec<Violation> {
         broken.extend(denied(history, topic, &changes));
         let states = possible(&changes);
         let found = ending.topics.get(topic);
-        if !states.iter().any(|state| state.fits(found)) {
+        if !states.iter().any(|state| state.fits(found, &history.drained)) {
             let shown: Vec<String> = changes
                 .iter()
                 .map(|change| format!("{:?} {}", change.change, change.outcome.kind()))

@@ -292,6 +292,24 @@ fn changes_that_were_acknowledged_are_there_and_refused_ones_are_not() {
 }
 
 #[test]
+fn brokers_that_were_drained_hold_nothing_and_others_hold_it_instead() {
+    let acked = || Outcome::Acked(());
+    let changes = [
+        (Change::Create, acked()),
+        (Change::RemoveReplica(1), acked()),
+        (Change::AddReplica(3), acked()),
+        (Change::AddReplica(5), acked()),
+    ];
+    let drained = History { drained: BTreeSet::from([5]), ..changed(&changes) };
+    for right in [&[1, 2, 3][..], &[2, 3, 4]] {
+        assert_right(&drained, &with_topic(None, right));
+    }
+    for wrong in [&[2, 3, 5][..], &[1, 2, 4]] {
+        assert_finds(&drained, &with_topic(None, wrong), Rule::ChangeIsKept);
+    }
+}
+
+#[test]
 fn a_change_of_unknown_outcome_may_come_at_any_time_or_never() {
     let late = changed(&[
         (Change::Create, Outcome::Acked(())),
