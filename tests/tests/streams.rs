@@ -321,6 +321,17 @@ async fn after_a_reset_a_stream_goes_on_there_whatever_it_had_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_last_event_that_is_not_there_is_waited_for_and_not_committed() {
+    let cluster = CLUSTER.get().await;
+    let topic = Topic::create(&cluster, 1, "beyond", "rf=3").await;
+    publish(&topic, 1, 1, 3, "a").await;
+    let query = format!("group_id={}&consumer_id=c", unique("g"));
+    let mut stream = open(&topic, 1, &query, "0:41").await;
+    let control = stream.next_of("control", SOON).await.unwrap();
+    assert_eq!(control.data["partitions"][0]["committed"], -1, "{control:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_for_streams_that_can_not_be_are_refused() {
     let cluster = CLUSTER.get().await;
     let topic = Topic::create(&cluster, 1, "refused", "rf=2").await;
