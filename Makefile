@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help operator clients run setup test lint fmt docs unit sim model process chart helm chaos bench readers image kind-up kind-test kind-down clean
+.PHONY: help operator clients fuzz run setup test lint fmt docs unit sim model process chart helm chaos bench readers image kind-up kind-test kind-down clean
 
 # Shared by all checkouts of a machine, so that a fresh clone builds fast.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/pubsub/target
@@ -77,6 +77,9 @@ operator: ## Test the operator against a real Kubernetes API
 
 clients: ## Install the Python and the JavaScript client, and test them against real brokers
 	@scripts/clients.sh
+
+fuzz: setup ## Hold every answer of a throw-away cluster to the API's description (EXAMPLES=n a route, SEED=n)
+	@SEED=$(or $(SEED),1) EXAMPLES=$(or $(EXAMPLES),50) scripts/fuzz.sh
 
 chart: helm ## Render the chart in all variants and check what comes out
 	cargo test -p pubsub-tests --test chart

@@ -1,6 +1,8 @@
 //! The client API: one router, mounted at the root and at `/v1`. Handlers check, choose and ask; tasks own the state.
 
 mod admin;
+#[cfg(test)]
+mod any_input;
 mod call;
 mod error;
 mod events;

@@ -256,7 +256,8 @@ impl Batch {
         let headers_end = key_end + u32_at(&self.bytes, at + 17) as usize;
         Record {
             offset: self.base_offset() + u64::from(u32_at(&self.bytes, at + 4)),
-            timestamp_ms: base_timestamp + i64::from(u32_at(&self.bytes, at + 8)),
+            // Until the leader places the batch, its base timestamp is whatever a client sent.
+            timestamp_ms: base_timestamp.saturating_add(i64::from(u32_at(&self.bytes, at + 8))),
             key: (kind & KIND_HAS_KEY != 0).then(|| &self.bytes[at + FRAME_BYTES..key_end]),
             headers: &self.bytes[key_end..headers_end],
             kind: match kind & 3 {
@@ -396,3 +397,6 @@ impl BatchBuilder {
         Batch::decode_header(bytes.freeze())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ mod answers;
 use answers::Answers;
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, header};
+use pubsub_core::wire::client::{PublishedBatch, PublishedMany};
 use std::sync::LazyLock;
 use utoipa::OpenApi;
 
@@ -56,6 +57,7 @@ use utoipa::OpenApi;
         document,
         page,
     ),
+    components(schemas(PublishedMany, PublishedBatch)),
     modifiers(&Answers)
 )]
 struct Api;
@@ -80,6 +82,7 @@ pub(crate) async fn page() -> Html<&'static str> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use pubsub_core::wire::error::ErrorCode;
 
     #[test]
     fn the_document_describes_every_route_of_the_router() {
@@ -126,6 +129,33 @@ mod tests {
             DOCUMENT.split("#/components/schemas/").skip(1).map(|rest| rest.split('"').next().unwrap());
         for name in references {
             assert!(defined.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn problems_are_described_with_the_codes_that_are_sent() {
+        let document: serde_json::Value = serde_json::from_str(&DOCUMENT).unwrap();
+        let described = &document["components"]["schemas"]["ErrorCode"]["enum"];
+        let sent: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(*described, serde_json::json!(sent));
+    }
+
+    #[test]
+    fn a_publish_is_described_with_every_body_and_answer_that_it_has() {
+        let document: serde_json::Value = serde_json::from_str(&DOCUMENT).unwrap();
+        let publish = &document["paths"]["/topics/{topic}/publish"]["post"];
+        let json = |holder: &serde_json::Value| {
+            let schemas = holder["content"]["application/json"]["schema"]["anyOf"].as_array().unwrap();
+            let name = |schema: &serde_json::Value| {
+                schema["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()
+            };
+            schemas.iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(json(&publish["requestBody"]), ["PublishRecord", "PublishMany"]);
+        assert_eq!(json(&publish["responses"]["200"]), ["Published", "PublishedMany", "PublishedBatch"]);
+        for media_type in ["application/octet-stream", "application/vnd.pubsub.batch"] {
+            let bytes = &publish["requestBody"]["content"][media_type]["schema"];
+            assert_eq!(*bytes, serde_json::json!({"type": "string", "format": "binary"}), "{media_type}");
         }
     }
 

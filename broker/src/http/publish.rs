@@ -62,7 +62,6 @@ struct Wanted {
         ("Pubsub-Key" = Option<String>, Header, description = "Key of a raw body; `Pubsub-Header-*` become its headers"),
     ),
     request_body(content(
-        (pubsub_core::wire::client::PublishRecord<'static> = "application/json"),
         (pubsub_core::wire::client::PublishMany<'static> = "application/json"),
         (String = "application/x-ndjson"),
         (Vec<u8> = "application/octet-stream"),

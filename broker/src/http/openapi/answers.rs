@@ -1,9 +1,12 @@
-//! Answers that many routes have, said once: what any change may come to, and what any broker may be unable to do.
+//! What many routes have in common, said once: what any change may come to, what any broker may be unable to do, and bodies
+//! that are bytes.
 
+use pubsub_core::wire::client::BATCH_MEDIA_TYPE;
 use pubsub_core::wire::error::{ErrorCode, PROBLEM_JSON};
 use utoipa::Modify;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::openapi::{Content, ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 
 /// Routes that answer from what the process itself knows.
 const NODE_LOCAL: &[&str] =
@@ -25,6 +28,7 @@ impl Modify for Answers {
                 }
                 check_parameters(operation);
                 name_media_type(operation);
+                show_bytes(operation);
             }
             for operation in changes(item) {
                 also(operation, ErrorCode::Internal);
@@ -40,6 +44,12 @@ impl Modify for Answers {
                 }
                 check_parameters(operation);
                 name_media_type(operation);
+                show_bytes(operation);
+            }
+            if path == "/topics/{topic}/publish"
+                && let Some(operation) = &mut item.post
+            {
+                one_or_many(operation);
             }
         }
     }
@@ -54,6 +64,44 @@ fn name_media_type(operation: &mut Operation) {
         {
             answer.content.insert(PROBLEM_JSON.to_owned(), content);
         }
+    }
+}
+
+/// Shows bodies that are bytes as such: derived, they would be arrays of numbers.
+fn show_bytes(operation: &mut Operation) {
+    let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+    let bytes = ObjectBuilder::new().schema_type(Type::String).format(Some(format)).build();
+    for media_type in ["application/octet-stream", BATCH_MEDIA_TYPE] {
+        let mut shown = Vec::new();
+        if let Some(RefOr::T(body)) = &mut operation.request_body {
+            shown.extend(body.content.get_mut(media_type));
+        }
+        for answer in operation.responses.responses.values_mut() {
+            if let RefOr::T(answer) = answer {
+                shown.extend(answer.content.get_mut(media_type));
+            }
+        }
+        for content in shown {
+            *content = RefOr::T(Content::new(Some(bytes.clone())));
+        }
+    }
+}
+
+/// Says that a publish is of one record or several, and answered accordingly: derived, a media type has one schema.
+fn one_or_many(operation: &mut Operation) {
+    let any = |names: &[&str]| {
+        let any = names.iter().fold(AnyOfBuilder::new(), |any, name| any.item(Ref::from_schema_name(*name)));
+        RefOr::T(Content::new(Some(Schema::AnyOf(any.build()))))
+    };
+    if let Some(RefOr::T(body)) = &mut operation.request_body
+        && let Some(content) = body.content.get_mut("application/json")
+    {
+        *content = any(&["PublishRecord", "PublishMany"]);
+    }
+    if let Some(RefOr::T(answer)) = operation.responses.responses.get_mut("200")
+        && let Some(content) = answer.content.get_mut("application/json")
+    {
+        *content = any(&["Published", "PublishedMany", "PublishedBatch"]);
     }
 }
 
