@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help operator clients fuzz run setup test lint fmt docs unit sim model process chart helm chaos bench image kind-up kind-test kind-down clean
+.PHONY: help operator clients fuzz run setup test lint fmt docs unit sim model process chart helm chaos bench readers image kind-up kind-test kind-down clean
 
 # Shared by all checkouts of a machine, so that a fresh clone builds fast.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/pubsub/target
@@ -93,6 +93,9 @@ chaos: ## Break clusters of real processes by schedule and check them (DURATION,
 
 bench: setup ## Measure publish and read rates of a cluster of its own, release build
 	@scripts/bench.sh
+
+readers: setup ## Measure what many waiting readers cost publishers, release build (READERS=200, SECONDS_EACH=60)
+	@scripts/readers.sh
 
 image: setup ## Build the container image, and load it into Docker if that answers
 	@scripts/image.sh

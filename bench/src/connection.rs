@@ -4,6 +4,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::Arc;
@@ -47,6 +48,18 @@ impl Connection {
         content_type: &str,
         body: Bytes,
     ) -> anyhow::Result<(u16, Bytes)> {
+        let (status, body) = self.begin(method, path, content_type, body).await?;
+        Ok((status, body.collect().await?.to_bytes()))
+    }
+
+    /// Sends a request and returns its answer's body as it comes in.
+    pub(crate) async fn begin(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> anyhow::Result<(u16, Incoming)> {
         let uri = match self.sender {
             Sender::One(_) => path.to_owned(),
             Sender::Many(_) => format!("http://{}{path}", self.host),
@@ -65,7 +78,6 @@ impl Connection {
                 sender.send_request(request).await?
             }
         };
-        let status = answer.status().as_u16();
-        Ok((status, answer.into_body().collect().await?.to_bytes()))
+        Ok((answer.status().as_u16(), answer.into_body()))
     }
 }

@@ -11,6 +11,8 @@ pub(crate) struct Figures {
     bytes: u64,
     failures: BTreeMap<u16, u64>,
     micros: Vec<u32>,
+    /// Records of each worker that ended before this one was merged.
+    each: Vec<u64>,
 }
 
 impl Figures {
@@ -25,7 +27,15 @@ impl Figures {
         *self.failures.entry(status).or_default() += 1;
     }
 
+    /// Counts records that came without a request of their own.
+    pub(crate) fn arrived(&mut self, records: u64, bytes: usize) {
+        self.records += records;
+        self.bytes += bytes as u64;
+    }
+
+    /// Takes over the figures of one worker.
     pub(crate) fn merge(&mut self, other: Self) {
+        self.each.push(other.records);
         self.requests += other.requests;
         self.records += other.records;
         self.bytes += other.bytes;
@@ -49,6 +59,7 @@ impl Figures {
             "records_per_s": rate(self.records),
             "answer_mb_per_s": rate(self.bytes / 1_000_000),
             "p50_ms": at(500), "p99_ms": at(990), "p999_ms": at(999), "max_ms": at(1_000),
+            "fewest_records_of_a_client": self.each.iter().min(), "most_records_of_a_client": self.each.iter().max(),
             "failures": self.failures,
         })
         .to_string()

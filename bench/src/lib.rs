@@ -4,8 +4,9 @@
 
 mod connection;
 mod figures;
+mod follow;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use connection::Connection;
@@ -13,7 +14,6 @@ use figures::Figures;
 use pubsub_core::ids::LeaderEpoch;
 use pubsub_core::record::{BatchBuilder, ValueKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Measures a running cluster. Sends traffic to the brokers that you name and to nobody else.
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 ///   pubsub-bench publish --brokers http://127.0.0.1:8081 --topic bench --clients 64
 ///   pubsub-bench bulk --brokers http://127.0.0.1:8081 --topic bench --clients 4 --records 1000
 ///   pubsub-bench poll --brokers http://127.0.0.1:8081 --topic bench --clients 8
+///   pubsub-bench stream --brokers http://127.0.0.1:8081 --topic bench --clients 200 --seconds 60
 #[derive(Debug, Parser)]
 #[command(name = "pubsub-bench", version, verbatim_doc_comment)]
 pub struct Args {
@@ -63,6 +64,10 @@ enum Mode {
     Bulk,
     /// Whole answers from the start of the topic, again and again.
     Poll,
+    /// Streams of server-sent events that follow the topic from its present end.
+    Stream,
+    /// Long polls that follow the topic from its present end.
+    Wait,
 }
 
 /// What every request looks like.
@@ -84,20 +89,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let base = if args.spread { first.to_owned() } else { leader(first, &args.topic).await? };
     let address =
         base.strip_prefix("http://").context("the broker's URL must start with http://")?.to_owned();
-    let plan = Arc::new(plan(&args)?);
-    let stop = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
-    let mut workers = Vec::new();
-    for _ in 0..args.clients {
-        let connection = Connection::open(&address, args.streams > 0).await?;
-        for _ in 0..args.streams.max(1) {
-            workers.push(tokio::spawn(work(connection.clone(), plan.clone(), stop.clone())));
-        }
-    }
-    tokio::time::sleep(Duration::from_secs(args.seconds)).await;
-    stop.store(true, Ordering::Relaxed);
     let mut figures = Figures::default();
-    for worker in workers {
+    for worker in employ(&args, &address).await? {
         figures.merge(worker.await??);
     }
     let line = figures.line(begun.elapsed());
@@ -107,6 +101,31 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         println!("{line}");
     }
     Ok(())
+}
+
+/// Opens all connections and sets workers to them, who end by themselves.
+async fn employ(
+    args: &Args,
+    address: &str,
+) -> anyhow::Result<Vec<tokio::task::JoinHandle<anyhow::Result<Figures>>>> {
+    let until = tokio::time::Instant::now() + Duration::from_secs(args.seconds);
+    let plan = match args.mode {
+        Mode::Publish | Mode::Bulk | Mode::Poll => Some(Arc::new(plan(args)?)),
+        Mode::Stream | Mode::Wait => None,
+    };
+    let mut workers = Vec::new();
+    for _ in 0..args.clients {
+        let connection = Connection::open(address, args.streams > 0).await?;
+        for _ in 0..args.streams.max(1) {
+            let (connection, topic) = (connection.clone(), args.topic.clone());
+            workers.push(match (&plan, args.mode) {
+                (Some(plan), _) => tokio::spawn(work(connection, plan.clone(), until)),
+                (None, Mode::Stream) => tokio::spawn(follow::stream(connection, topic, until)),
+                (None, _) => tokio::spawn(follow::wait(connection, topic, until)),
+            });
+        }
+    }
+    Ok(workers)
 }
 
 async fn leader(broker: &str, topic: &str) -> anyhow::Result<String> {
@@ -156,12 +175,17 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
             body: Bytes::new(),
             records: args.records as u64,
         },
+        Mode::Stream | Mode::Wait => bail!("followers have no plan"),
     })
 }
 
-async fn work(connection: Connection, plan: Arc<Plan>, stop: Arc<AtomicBool>) -> anyhow::Result<Figures> {
+async fn work(
+    connection: Connection,
+    plan: Arc<Plan>,
+    until: tokio::time::Instant,
+) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    while !stop.load(Ordering::Relaxed) {
+    while tokio::time::Instant::now() < until {
         let begun = Instant::now();
         match connection.send(plan.method, &plan.path, plan.content_type, plan.body.clone()).await {
             Ok((200, body)) => figures.success(plan.records, body.len(), begun.elapsed()),

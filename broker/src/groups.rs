@@ -26,6 +26,8 @@ type Answer = Result<GroupReply, GroupError>;
 
 /// How long a request looks for its coordinator before it is told to come back.
 const FIND_COORDINATOR: Duration = Duration::from_secs(4);
+/// How long before its caller gives up a request stops looking, to say so.
+const LAST_WORD: Duration = Duration::from_millis(150);
 /// How long one try at a coordinator may take; a commit waits for the slowest in-sync replica.
 const ONE_TRY: Duration = Duration::from_secs(6);
 
@@ -48,12 +50,12 @@ pub(crate) struct GroupsHandle {
 
 impl GroupsHandle {
     /// Asks the coordinator of a reader, wherever it is; looks for it again while leadership moves.
-    pub(crate) async fn ask(&self, request: GroupRequest) -> Answer {
+    pub(crate) async fn ask(&self, request: GroupRequest, until: Instant) -> Answer {
         if request == GroupRequest::List {
             return self.list().await;
         }
         let partition = partition_of(&reader_of(&request));
-        self.ask_partition(partition, request).await
+        self.ask_partition(partition, request, until).await
     }
 
     /// Answers as the coordinator of a partition led here.
@@ -104,8 +106,8 @@ impl GroupsHandle {
         answer.await.unwrap_or(Err(lost))
     }
 
-    async fn ask_partition(&self, partition: u32, request: GroupRequest) -> Answer {
-        let deadline = Instant::now() + FIND_COORDINATOR;
+    async fn ask_partition(&self, partition: u32, request: GroupRequest, until: Instant) -> Answer {
+        let deadline = (Instant::now() + FIND_COORDINATOR).min(until - LAST_WORD);
         loop {
             let mut images = self.control.images.clone();
             let image = images.borrow_and_update().clone();

@@ -172,15 +172,16 @@ impl Broker {
         self.inner.store.read(partition, from, end, bytes_max).await
     }
 
-    /// Asks the coordinator of a group, wherever it is.
+    /// Asks the coordinator of a group, wherever it is. Looks for it until shortly before `until`; whoever waits no longer
+    /// than that can tell a coordinator that was not found from one that did not answer.
     ///
     /// # Errors
     /// See [`GroupError`].
     ///
     /// # Cancel safety
     /// Dropping the future does not undo the request.
-    pub async fn group(&self, request: GroupRequest) -> Result<GroupReply, GroupError> {
-        self.inner.groups.ask(request).await
+    pub async fn group(&self, request: GroupRequest, until: Instant) -> Result<GroupReply, GroupError> {
+        self.inner.groups.ask(request, until).await
     }
 
     /// Returns what reads this broker's recent events.

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 static CLUSTER: Shared = Shared::new(Settings::default);
+/// A cluster whose brokers are killed.
+static BROKEN: Shared = Shared::new(Settings::default);
 /// A broker whose streams no other test opens.
 static ONE: Shared = Shared::new(|| Settings { brokers: 1, voters: vec![1], ..Settings::default() });
 
@@ -112,7 +114,7 @@ fn partitions_of(event: &Event) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_goes_on_at_another_broker_without_gap_or_duplicate() {
     let _alone = alone().await;
-    let cluster = CLUSTER.exclusive().await;
+    let cluster = BROKEN.exclusive().await;
     let topic = Topic::create(&cluster, 1, "moved", "rf=3&partitions=3").await;
     let group = unique("g");
     let query = format!("group_id={group}&consumer_id=one");
@@ -146,8 +148,7 @@ async fn a_member_goes_on_at_another_broker_without_gap_or_duplicate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_a_group_share_partitions_and_a_standby_takes_over() {
-    let _alone = alone().await;
-    let cluster = CLUSTER.exclusive().await;
+    let cluster = CLUSTER.get().await;
     let topic = Topic::create(&cluster, 1, "shared", "rf=3&partitions=2").await;
     let group = unique("g");
     let query = |name: &str| format!("group_id={group}&consumer_id={name}");
@@ -317,6 +318,17 @@ async fn after_a_reset_a_stream_goes_on_there_whatever_it_had_last() {
     Http::new().post_json(&reset, &json!({"to": 3})).await.unwrap().expect(200);
     let mut stream = open(&topic, 2, &query, &last_id).await;
     assert_eq!(stream.next_of("record", SOON).await.unwrap().data["offset"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_event_that_is_not_there_is_waited_for_and_not_committed() {
+    let cluster = CLUSTER.get().await;
+    let topic = Topic::create(&cluster, 1, "beyond", "rf=3").await;
+    publish(&topic, 1, 1, 3, "a").await;
+    let query = format!("group_id={}&consumer_id=c", unique("g"));
+    let mut stream = open(&topic, 1, &query, "0:41").await;
+    let control = stream.next_of("control", SOON).await.unwrap();
+    assert_eq!(control.data["partitions"][0]["committed"], -1, "{control:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

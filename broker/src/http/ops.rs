@@ -291,14 +291,14 @@ async fn leases(app: &App) -> BTreeMap<String, f64> {
     let until = Instant::now() + GROUPS_WAIT;
     let mut leases = BTreeMap::new();
     let Ok(Ok(GroupReply::Listed { groups })) =
-        tokio::time::timeout_at(until, app.broker.group(GroupRequest::List)).await
+        tokio::time::timeout_at(until, app.broker.group(GroupRequest::List, until)).await
     else {
         return leases;
     };
     let Some(image) = app.broker.image() else { return leases };
     let looks = groups.into_iter().take(GROUPS_SHOWN_MAX).map(async |group: GroupId| {
         let request = GroupRequest::Describe { group: group.clone() };
-        (group, tokio::time::timeout_at(until, app.broker.group(request)).await)
+        (group, tokio::time::timeout_at(until, app.broker.group(request, until)).await)
     });
     for (group, outcome) in futures::future::join_all(looks).await {
         let Ok(Ok(GroupReply::Described(description))) = outcome else { continue };

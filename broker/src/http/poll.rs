@@ -79,7 +79,7 @@ struct Wanted {
         ("max_records" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Most records; default 100"),
         ("max_bytes" = Option<u64>, Query, minimum = 1, description = "About so many bytes at most, but one record always fits"),
         ("timeout_ms" = Option<u64>, Query, minimum = 0, maximum = 60000, description = "How long to wait for a record, milliseconds; default 15000"),
-        ("prefer_replica" = Option<u32>, Query, description = "Broker to read from, if it is a live replica"),
+        ("prefer_replica" = Option<i64>, Query, description = "Broker to read from, if it is a live replica; any other number is as none"),
     ),
     responses(
         (status = 200, description = "Committed records, maybe none", body = Polled),
@@ -219,7 +219,8 @@ impl Poll<'_> {
         let given = self.wanted.from.all.is_some() && !matches!(self.wanted.reader, Reader::Group(_));
         let reply = if given {
             // Its position is only shown: without a coordinator it can be read all the same.
-            let soon = tokio::time::timeout(POSITION_WAIT, self.app.broker.group(join)).await;
+            let until = Instant::now() + POSITION_WAIT;
+            let soon = tokio::time::timeout_at(until, self.app.broker.group(join, until)).await;
             soon.unwrap_or(Err(GroupError::Unavailable)).or_else(|error| match error {
                 GroupError::Unavailable | GroupError::Unknown => Ok(self.nothing_finished()),
                 other => Err(group_error(&other)),
@@ -269,7 +270,7 @@ impl App {
     pub(crate) async fn group(&self, request: GroupRequest, until: Instant) -> ApiResult<GroupReply> {
         let mut perhaps_done = false;
         loop {
-            let asked = tokio::time::timeout_at(until, self.broker.group(request.clone())).await;
+            let asked = tokio::time::timeout_at(until, self.broker.group(request.clone(), until)).await;
             let error = match asked {
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(error)) => error,

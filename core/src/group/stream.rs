@@ -53,6 +53,8 @@ struct Place {
     committed: i64,
     /// Whether its start is to be committed although nothing was finished.
     keep: bool,
+    /// What the client came back with, until it is known that there is such a record.
+    claimed: Option<i64>,
     /// The last record that counts as finished, maybe not committed yet.
     finished: i64,
     /// The last record of the piece that the connection took last, and of the piece that is being written.
@@ -152,9 +154,9 @@ impl Stream {
         let has = self.resumed.remove(&standing.partition).filter(|_| !standing.by_other);
         let is_set = committed >= 0 || standing.by_other;
         let next = has.map(behind).or(is_set.then(|| behind(committed)));
-        // What the client came back with, it has for sure.
-        let finished = has.filter(|_| self.commits == Commits::Auto).unwrap_or(committed).max(committed);
-        Place { next, committed, keep: false, finished, taken: -1, written: -1, leaving: None }
+        let claimed = has.filter(|_| self.commits == Commits::Auto);
+        let finished = committed;
+        Place { next, committed, keep: false, claimed, finished, taken: -1, written: -1, leaving: None }
     }
 
     /// Returns the partitions whose start nobody has said: nothing was finished there.
@@ -179,6 +181,17 @@ impl Stream {
     pub fn cursors(&self) -> Vec<(u32, Offset, i64)> {
         let read = self.places.iter().filter(|(_, place)| place.leaving.is_none());
         read.filter_map(|(partition, place)| Some((*partition, place.next?, place.committed))).collect()
+    }
+
+    /// Notes that records below `end` can be read: what the client came back with counts as finished once it is among
+    /// them. Before, committing it could make the group miss what is published there later.
+    pub fn readable(&mut self, partition: u32, end: Offset) {
+        if let Some(place) = self.places.get_mut(&partition)
+            && let Some(offset) = place.claimed.filter(|offset| behind(*offset) <= end)
+        {
+            place.claimed = None;
+            place.finished = place.finished.max(offset);
+        }
     }
 
     /// Notes a record that goes into the piece that is being written.

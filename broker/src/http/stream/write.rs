@@ -89,6 +89,7 @@ pub(super) fn records(
     let mut id = String::new();
     for (_, page) in pages {
         stream.skipped_to(page.partition, page.from);
+        stream.readable(page.partition, page.high_watermark);
         for record in page.records() {
             let size = record.key.map_or(0, <[u8]>::len) + record.headers.len() + record.value.len();
             if count >= records_max || (count > 0 && out.len() + size > bytes_max) {

@@ -59,12 +59,16 @@ fn with_manual_commits_nothing_is_finished_by_being_sent() {
 #[test]
 fn a_client_that_comes_back_goes_on_behind_its_last_event_wherever_the_commits_were() {
     for committed in [-1, 5, 30] {
-        let stream = joined(Commits::Auto, "0:20", standing(0, committed));
+        let mut stream = joined(Commits::Auto, "0:20", standing(0, committed));
         assert_eq!(stream.cursors(), [(0, 21, committed)]);
+        stream.readable(0, 20);
+        assert_eq!(stream.due(), [], "a record that is not there is not committed");
+        stream.readable(0, 21);
         let due = if committed < 20 { vec![(0, 20)] } else { vec![] };
         assert_eq!(stream.due(), due, "what it came back with, it has; and positions never go back");
     }
-    let stream = joined(Commits::Manual, "0:20", standing(0, 5));
+    let mut stream = joined(Commits::Manual, "0:20", standing(0, 5));
+    stream.readable(0, 100);
     assert_eq!((stream.cursors(), stream.due()), (vec![(0, 21, 5)], vec![]));
 }
 
