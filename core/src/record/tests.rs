@@ -5,7 +5,10 @@
 use super::*;
 use proptest::prelude::*;
 
-fn valid(records: &[(Option<Vec<u8>>, Vec<u8>, u8)]) -> Vec<u8> {
+/// A record's key, value and kind.
+type Parts = (Option<Vec<u8>>, Vec<u8>, u8);
+
+fn valid(records: &[Parts]) -> Vec<u8> {
     let mut builder = BatchBuilder::new();
     for (key, value, kind) in records {
         let kind = [ValueKind::None, ValueKind::Json, ValueKind::Bytes][usize::from(kind % 3)];
@@ -90,7 +93,7 @@ fn read(bytes: Vec<u8>) -> bool {
     true
 }
 
-fn records() -> impl Strategy<Value = Vec<(Option<Vec<u8>>, Vec<u8>, u8)>> {
+fn records() -> impl Strategy<Value = Vec<Parts>> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..24);
     prop::collection::vec((prop::option::of(bytes()), bytes(), any::<u8>()), 1..6)
 }
