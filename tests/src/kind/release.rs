@@ -260,7 +260,8 @@ async fn open_doors(namespace: &Namespace) -> BTreeMap<u32, u16> {
     doors
 }
 
-/// Removes whatever an earlier run has left: the release, its namespace, and the resource definition, which helm keeps.
+/// Removes whatever an earlier run has left, which may have been killed at any moment: the release, its namespace, and the
+/// resource definition, which helm keeps.
 ///
 /// # Panics
 /// When something can't be removed.
@@ -268,8 +269,17 @@ pub async fn forget(namespace: &str) {
     let namespace = Namespace::named(namespace);
     let listed = Call::of("helm", ["list", "-n", &namespace.name, "-q", "-a"]).run().await;
     if listed.expect("helm lists releases").lines().any(|name| name == "pubsub") {
-        let uninstall = ["uninstall", "pubsub", "-n", &namespace.name, "--wait", "--timeout", "2m"];
+        // Half of it may be gone, so that its hooks would wait for what never comes.
+        let uninstall =
+            ["uninstall", "pubsub", "-n", &namespace.name, "--no-hooks", "--wait", "--timeout", "2m"];
         Call::of("helm", uninstall).within(Duration::from_secs(150)).run().await.expect("helm uninstalls it");
+    }
+    // Without the definition there are none.
+    let topics = namespace.call(["get", "topics.pubsub.dev", "-o", "name"]).run().await.unwrap_or_default();
+    for topic in topics.lines() {
+        let free = r#"{"metadata":{"finalizers":null}}"#;
+        let patch = namespace.call(["patch", topic, "--type=merge", "-p", free]).run().await;
+        patch.expect("the finalizer can be taken off");
     }
     namespace.delete(Duration::from_secs(120)).await;
     let timeout = ["delete", CRD, "--ignore-not-found", "--wait", "--timeout", "60s"];
