@@ -21,7 +21,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("broker", &["core", "client"]),
     ("discovery", &["core", "client"]),
     ("operator", &["core", "client"]),
-    ("cli", &["core", "client", "broker", "discovery", "bench"]),
+    ("cli", &["core", "client", "broker", "discovery", "operator", "bench"]),
     ("bench", &["core"]),
     ("tests", &["core", "client", "broker", "discovery", "operator", "cli"]),
 ];
