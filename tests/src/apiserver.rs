@@ -84,6 +84,12 @@ impl ApiServer {
             topics.list(&ListParams::default()).await.map(drop).context("list")
         })
         .await;
+        // The list of what there is comes later than what there is, and kubectl keeps it for hours once it has asked for it.
+        eventually("kubectl knows topics", TOPIC_DEADLINE, async || {
+            let listed = self.kubectl(&["api-resources", "--categories=pubsub", "-o", "name"]).await?;
+            if listed.contains("topics.pubsub.dev") { Ok(()) } else { bail!("{listed:?}") }
+        })
+        .await;
         Ok(())
     }
 
@@ -121,7 +127,9 @@ impl ApiServer {
         let home = std::env::var("HOME").unwrap_or_default();
         let cache = std::env::var("PUBSUB_K8S_CACHE").unwrap_or_else(|_| format!("{home}/.cache/pubsub/k8s"));
         let mut command = tokio::process::Command::new(format!("{cache}/bin/kubectl"));
-        let ran = command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments).output().await;
+        // Another server may have had this one's port before: what is remembered of that one must not be found.
+        command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--cache-dir").arg(self.dir.join("kubectl"));
+        let ran = command.args(arguments).output().await;
         let ran = ran.context("run kubectl")?;
         if !ran.status.success() {
             bail!("kubectl {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
