@@ -40,15 +40,6 @@ clients() {
     scripts/clients.sh 2>&1 | tee -a "$log"
 }
 
-# The quick part of the suite; `make kind-test` runs all of it.
-kind() {
-    if [ "${PUBSUB_SKIP_KUBERNETES:-0}" = 1 ]; then
-        printf 'left out, as PUBSUB_SKIP_KUBERNETES=1 allows\n'
-        return
-    fi
-    tests/kind/test.sh --quick 2>&1 | tee -a "$log"
-}
-
 rustdoc() {
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 }
@@ -72,7 +63,6 @@ if [ "${1:-}" != lint ]; then
     stage "Kubernetes API" kubernetes_api
     stage operator operator
     stage clients clients
-    stage kind kind
     totals=$(awk '/^test result:/ { passed += $4; failed += $6 } END { printf "%d passed, %d failed", passed, failed }' "$log")
 fi
 

@@ -1,5 +1,5 @@
 //! The chart and the operator in a real cluster: one release without values, used as people use it and broken as clusters break.
-//! `make kind-test` sets everything up; the tests run one after the other. What is in `long` is left out by `make test`.
+//! `make kind-test` sets everything up; the tests run one after the other. What is in `long` is left out by `tests/kind/test.sh --quick`.
 
 #![allow(clippy::unwrap_used)]
 

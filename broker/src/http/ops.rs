@@ -110,11 +110,13 @@ pub(crate) async fn cluster_health(State(app): State<App>) -> ApiResult<Json<Val
     for entry in image.topics.values() {
         for (id, partition) in entry.partitions.iter().enumerate() {
             let name = format!("{}/{id}", entry.name);
+            // An ISR at its minimum keeps a member that is gone, and writes wait for it.
+            let in_sync = partition.isr.iter().filter(|id| alive(&image, **id)).count();
             if partition.leader.is_none() {
                 offline.push(name);
-            } else if partition.isr.len() < usize::try_from(entry.config.min_isr).unwrap_or(usize::MAX) {
+            } else if in_sync < usize::try_from(entry.config.min_isr).unwrap_or(usize::MAX) {
                 below_min_isr.push(name);
-            } else if partition.isr.len() < partition.replicas.len() {
+            } else if in_sync < partition.replicas.len() {
                 lagging.push(name);
             }
         }

@@ -1,6 +1,6 @@
 //! One verdict for each condition. Every condition says what is, for the reason that is nearest to what a person can do.
 
-use super::topic::worst;
+use super::topic::{in_sync, worst};
 use super::{Outcome, Seen, TYPES};
 use crate::plan::{Objection, Observed, Obstacle};
 use pubsub_core::wire::admin::TopicDescription;
@@ -115,7 +115,7 @@ fn available(topic: &TopicDescription) -> Verdict {
         return verdict(FALSE, "NoLeader", message);
     }
     let fewest = usize::try_from(topic.config.min_isr).unwrap_or(usize::MAX);
-    let below = of(&|partition| partition.isr.len() < fewest);
+    let below = of(&|partition| in_sync(topic, partition).count() < fewest);
     if below.is_empty() {
         verdict(TRUE, "Available", "every partition takes and gives records")
     } else {
@@ -131,7 +131,10 @@ fn replicated(topic: &TopicDescription) -> Verdict {
     let behind: Vec<u32> = topic
         .partitions
         .iter()
-        .flat_map(|partition| partition.replicas.iter().filter(|id| !partition.isr.contains(id)))
+        .flat_map(|partition| {
+            let here: Vec<_> = in_sync(topic, partition).collect();
+            partition.replicas.iter().filter(move |id| !here.contains(id))
+        })
         .map(|id| id.0)
         .collect();
     let down: std::collections::BTreeSet<u32> =

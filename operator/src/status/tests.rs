@@ -151,6 +151,12 @@ fn a_topic_is_available_while_every_partition_has_a_leader_and_enough_replicas()
     assert_eq!(available(|_| {}), pair("True", "Available"));
     assert_eq!(available(|topic| topic.partitions[1].isr.truncate(2)), pair("True", "Available"));
     assert_eq!(available(|topic| topic.partitions[1].isr.truncate(1)), pair("False", "BelowMinISR"));
+    // An ISR that has come down to its minimum keeps who is gone.
+    let one_is_gone = |topic: &mut TopicDescription| {
+        topic.partitions[1].isr.truncate(2);
+        topic.alive_brokers.retain(|id| *id != topic.partitions[1].isr[1]);
+    };
+    assert_eq!(available(one_is_gone), pair("False", "BelowMinISR"));
     assert_eq!(available(|topic| topic.partitions[2].leader = None), pair("False", "NoLeader"));
     assert_eq!(available(|topic| topic.partitions.clear()), pair("False", "NoLeader"));
 }

@@ -2,6 +2,7 @@
 
 use crate::crd::{PartitionStatus, STATUS_PARTITIONS_MAX, TopicStatus};
 use crate::plan::Observed;
+use pubsub_core::ids::BrokerId;
 use pubsub_core::wire::admin::{PartitionDescription, TopicDescription};
 use std::collections::BTreeSet;
 
@@ -28,11 +29,21 @@ pub(super) fn described(observed: &Observed) -> TopicStatus {
 pub(super) fn worst(topic: &TopicDescription) -> Option<(usize, usize)> {
     let wanted = usize::try_from(topic.replication_factor).unwrap_or(usize::MAX);
     let sizes = topic.partitions.iter().map(|partition| {
-        let in_sync = partition.replicas.iter().filter(|id| partition.isr.contains(id)).count();
+        let in_sync = in_sync(topic, partition).count();
         // Fewer replicas than asked for is as bad as replicas that are not in sync.
         (in_sync, partition.replicas.len().max(wanted))
     });
     sizes.min_by_key(|(isr, replicas)| (*isr, std::cmp::Reverse(*replicas)))
+}
+
+/// Returns the in-sync replicas of a partition whose brokers are up. The brokers never let the ISR fall below its minimum: a
+/// member that is gone stays in it then, and writes wait for it.
+pub(super) fn in_sync<'a>(
+    topic: &'a TopicDescription,
+    partition: &'a PartitionDescription,
+) -> impl Iterator<Item = &'a BrokerId> {
+    let counts = |id: &&BrokerId| partition.isr.contains(id) && topic.alive_brokers.contains(id);
+    partition.replicas.iter().filter(counts)
 }
 
 fn partition(partition: &PartitionDescription) -> PartitionStatus {
